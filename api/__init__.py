@@ -1,0 +1,1 @@
+"""The HTTP side: parse, authorise, call `jobs`, shape the reply. Knows no engine and no Celery worker."""

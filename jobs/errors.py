@@ -1,0 +1,91 @@
+"""What can go wrong in the domain.
+
+    PenstockError
+    ├── InvalidRequest          bad input; names the field and the limit         (never retry)
+    ├── NotFound                no such object, or not yours                     (never retry)
+    ├── IdempotencyConflict     the key was used with another body               (never retry)
+    ├── LeaseLost               the attempt no longer holds its job              (never retry)
+    ├── QueueUnavailable        Redis cannot be reached or is full               (retry helps)
+    ├── StoreUnavailable        the database cannot be reached, or is full       (retry helps)
+    └── ModelUnknown            no worker has announced the model yet            (retry helps)
+
+No message holds a prompt or a completion.
+"""
+
+from __future__ import annotations
+
+
+class PenstockError(Exception):
+    """Root of the tree. `retryable`: whether the same call can succeed later."""
+
+    retryable = False
+    code = "internal_error"
+
+
+class InvalidRequest(PenstockError):
+    """A request that can never run. `param`: the field, dotted (`parameters.top_p`, `messages[0].role`)."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str = "invalid_value") -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+
+
+class NotFound(PenstockError):
+    """`kind` is the sort of object (`job`, `batch`), `id` what was asked for."""
+
+    code = "not_found"
+
+    def __init__(self, kind: str, id: str) -> None:  # noqa: A002
+        super().__init__(f"No {kind} with the id {id!r}.")
+        self.kind = kind
+        self.id = id
+
+
+class IdempotencyConflict(PenstockError):
+    """The idempotency key `key` already made something from another body."""
+
+    code = "idempotency_conflict"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"The idempotency key {key!r} was already used with a different request body.")
+        self.key = key
+
+
+class LeaseLost(PenstockError):
+    """Attempt `attempt` of `job_id` no longer holds the job: its result is refused and must be dropped."""
+
+    code = "lease_lost"
+
+    def __init__(self, job_id: str, attempt: int) -> None:
+        super().__init__(f"Attempt {attempt} of {job_id} no longer holds its lease.")
+        self.job_id = job_id
+        self.attempt = attempt
+
+
+class QueueUnavailable(PenstockError):
+    """Redis cannot be reached, or refuses writes."""
+
+    retryable = True
+    code = "queue_unavailable"
+
+
+class StoreUnavailable(PenstockError):
+    """The database cannot be reached, is locked, or its disk is full."""
+
+    retryable = True
+    code = "store_unavailable"
+
+
+class ModelUnknown(PenstockError):
+    """No worker has announced `model`, so its vocabulary and context are not known yet."""
+
+    retryable = True
+    code = "model_unknown"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"No worker has announced the model {model!r} yet; start one, or ask again in a moment."
+        )
+        self.model = model

@@ -1,0 +1,139 @@
+"""The values that pass between rooms: what a caller submits, what a worker claims, how an attempt ended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from jobs.states import FinishReason, JobState, Priority
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A checked request, ready to be stored. Exactly one of `prompt` and `messages` is set."""
+
+    model: str
+    parameters: Mapping[str, Any]
+    """`Parameters.model_dump(mode="json", exclude={"seed"})`."""
+    seed: int
+    num_prompt_tokens: int
+    prompt: str | None = None
+    messages: Sequence[Mapping[str, Any]] | None = None
+    priority: Priority = Priority.INTERACTIVE
+    deadline_seconds: float | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    custom_id: str | None = None
+    max_attempts: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRef:
+    """Names one attempt; every later statement about it is fenced by both fields."""
+
+    job_id: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """What a claim hands to a worker: all that is needed to run the job, under a lease."""
+
+    ref: AttemptRef
+    model: str
+    prompt: str | None
+    messages: Sequence[Mapping[str, Any]] | None
+    parameters: Mapping[str, Any]
+    seed: int
+    priority: Priority
+    lease_seconds: float
+    deadline_at: datetime | None
+    seconds_to_deadline: float | None
+    """By the database's clock at the claim; none without a deadline."""
+    created_at: datetime
+    seconds_queued: float
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRecord:
+    """What is stored of a finished (or cut short) generation."""
+
+    completion: str
+    finish_reason: FinishReason | None
+    prompt_token_ids: Sequence[int]
+    completion_token_ids: Sequence[int]
+    recipe: Mapping[str, Any]
+    """The whole recipe; its id is `jobs.records.recipe_id(recipe)`."""
+    timings: Mapping[str, float] = field(default_factory=dict)
+    logprobs: Sequence[Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    generation: GenerationRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """`code` and `message` go to the caller; a retryable failure is tried again while attempts are left."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    generation: GenerationRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    generation: GenerationRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """A drain gives the job back: it is queued again and costs no attempt."""
+
+
+Outcome = Succeeded | Failed | Cancelled | Expired | Interrupted
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """Answer to one renewal of all leases: what is still held, what must stop, and why."""
+
+    held: frozenset[AttemptRef]
+    lost: frozenset[AttemptRef]
+    cancel_requested: frozenset[AttemptRef]
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """What one sweep changed; ids of the jobs."""
+
+    requeued: Sequence[str] = ()
+    failed: Sequence[str] = ()
+    expired: Sequence[str] = ()
+    cancelled: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.requeued or self.failed or self.expired or self.cancelled)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCounts:
+    """Jobs of a batch by state."""
+
+    total: int
+    by_state: Mapping[JobState, int]
+
+
+def recipe_id(recipe: Mapping[str, Any]) -> str:
+    """Short stable hash of a recipe: `fp_` and 16 hexadecimal digits of the SHA-256 of its canonical JSON."""
+    canonical = json.dumps(recipe, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return "fp_" + hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -1,0 +1,127 @@
+"""Every setting of every role: one object, read from `PENSTOCK_*` environment variables.
+
+Durations end in `_seconds`; sizes in `_bytes`; counts of tokens in `_tokens`.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _default_home() -> Path:
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "penstock"
+
+
+class Settings(BaseSettings):
+    """What an operator can turn. Field `slots` is the environment variable `PENSTOCK_SLOTS`, and so on."""
+
+    model_config = SettingsConfigDict(env_prefix="PENSTOCK_", extra="forbid")
+
+    home: Path = Field(default_factory=_default_home, description="Where embedded parts keep their files.")
+    database_url: str = Field(default="", description="SQLAlchemy URL; empty: SQLite in `home`.")
+    redis_url: str = Field(
+        default="", description="Redis URL; empty: the socket `penstock up` serves in `home`."
+    )
+
+    # The API
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    api_keys: Annotated[tuple[str, ...], NoDecode] = ()
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
+    max_jobs_per_request: Annotated[int, Field(ge=1)] = 1000
+
+    # The model and the engine
+    model: str = Field(
+        default="phi-3-mini", description="demo | phi-3-mini | hf:OWNER/REPO/FILE.gguf | a path."
+    )
+    model_revision: str | None = Field(
+        default=None, description="Revision of a hub model; recorded either way."
+    )
+    slots: Annotated[int, Field(ge=1, le=256)] = 16
+    context_tokens: Annotated[int | None, Field(ge=16)] = Field(
+        default=None,
+        description="Context of one slot; none: what the model was trained for and memory allows.",
+    )
+    chunk_tokens: Annotated[int, Field(ge=16, le=8192)] = Field(
+        default=256, description="Prompt tokens of one prefill call; part of the recipe."
+    )
+    tile_rows: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=16, description="Decode calls are padded to a multiple of this many rows; part of the recipe."
+    )
+    threads: Annotated[int | None, Field(ge=1)] = Field(default=None, description="None: every core.")
+    kv_type: Literal["f16", "q8_0"] = "f16"
+    flash_attention: bool = True
+    gpu_layers: int = Field(default=0, description="Layers on the GPU; -1 means all of them.")
+    reserve_slots: Annotated[int, Field(ge=0)] = Field(
+        default=1, description="Slots that batch lines leave free for interactive jobs."
+    )
+
+    # Leases, retries, draining
+    lease_seconds: Annotated[float, Field(gt=0)] = 30.0
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    retry_backoff_seconds: Annotated[float, Field(ge=0)] = 1.0
+    retry_backoff_max_seconds: Annotated[float, Field(ge=0)] = 60.0
+    drain_seconds: Annotated[float, Field(ge=0)] = 30.0
+
+    # Dispatch
+    dispatch_interval_seconds: Annotated[float, Field(gt=0)] = 0.25
+    dispatch_window: Annotated[int, Field(ge=1)] = Field(
+        default=256, description="Batch lines published and not yet ended, at most."
+    )
+    republish_after_seconds: Annotated[float, Field(gt=0)] = Field(
+        default=15.0,
+        description="A queued job whose message has not been taken for so long is published again.",
+    )
+    leader_seconds: Annotated[float, Field(gt=0)] = Field(
+        default=3.0, description="How long a silent leading dispatcher keeps its office."
+    )
+
+    # Events
+    event_interval_seconds: Annotated[float, Field(ge=0)] = 0.05
+    snapshot_seconds: Annotated[float, Field(gt=0)] = 3600.0
+
+    # Flower
+    flower_host: str = "127.0.0.1"
+    flower_port: Annotated[int, Field(ge=0, le=65535)] = 5555
+    flower_basic_auth: str = ""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        return (
+            tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
+        )
+
+    @cached_property
+    def resolved_database_url(self) -> str:
+        """SQLAlchemy URL of the database, embedded default filled in."""
+        return self.database_url or f"sqlite:///{self.home.absolute() / 'penstock.db'}"
+
+    @cached_property
+    def redis_socket(self) -> Path:
+        """Unix socket of the embedded Redis. A path must stay under 108 bytes (sun_path)."""
+        return self.home.absolute() / "redis.sock"
+
+    @cached_property
+    def resolved_redis_url(self) -> str:
+        """redis-py's URL: `redis://…` or `unix:///abs/path.sock?db=0`."""
+        return self.redis_url or f"unix://{self.redis_socket}?db=0"
+
+    @cached_property
+    def broker_url(self) -> str:
+        """kombu's URL for the same Redis: it spells a socket `redis+socket:///abs/path.sock?virtual_host=0`."""
+        url = self.resolved_redis_url
+        if not url.startswith("unix://"):
+            return url
+        path, _, query = url.removeprefix("unix://").partition("?")
+        database = dict(pair.split("=", 1) for pair in query.split("&") if "=" in pair).get("db", "0")
+        return f"redis+socket://{path}?virtual_host={database}"

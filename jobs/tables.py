@@ -1,0 +1,285 @@
+"""The tables. What must never happen is a constraint here, not only a rule in code.
+
+A job is one row in `jobs`. Each try is a row in `attempts`; the finished text is the one row in `generations`
+(its primary key is the job: a second one cannot be stored). Instants are aware UTC; counts start with `num_`.
+
+Lock order, for PostgreSQL: batch, job, attempt, generation.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON as GenericJSON
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from jobs.states import ENDED, AttemptOutcome, FinishReason, JobState, Priority
+
+JSON = GenericJSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+Id = String(48)
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware UTC instant. SQLite keeps it as naive UTC text, which sorts; PostgreSQL as `timestamptz`."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("an instant needs a time zone")
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC)
+
+
+def _one_of(column: str, values: object) -> str:
+    names = ", ".join(f"'{value}'" for value in sorted(str(value) for value in values))  # type: ignore[attr-defined]
+    return f"{column} IN ({names})"
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class Batch(Base):
+    """Jobs that were submitted together. Its counters are kept by the statements that end jobs."""
+
+    __tablename__ = "batches"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    owner: Mapped[str] = mapped_column(String(64), default="")
+    num_total: Mapped[int] = mapped_column(default=0)
+    num_succeeded: Mapped[int] = mapped_column(default=0)
+    num_failed: Mapped[int] = mapped_column(default=0)
+    num_cancelled: Mapped[int] = mapped_column(default=0)
+    num_expired: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    cancel_requested_at: Mapped[datetime | None] = mapped_column(Instant)
+    ended_at: Mapped[datetime | None] = mapped_column(Instant)
+    job_metadata: Mapped[dict[str, str]] = mapped_column("metadata", JSON, default=dict)
+
+    __table_args__ = (
+        CheckConstraint(
+            "num_succeeded + num_failed + num_cancelled + num_expired <= num_total", "counters_within_total"
+        ),
+    )
+
+
+class Job(Base):
+    """One accepted prompt, and how far it has come."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    state: Mapped[str] = mapped_column(String(16), default=JobState.QUEUED)
+    owner: Mapped[str] = mapped_column(String(64), default="")
+    model: Mapped[str] = mapped_column(String(256))
+    priority: Mapped[str] = mapped_column(String(16))
+    prompt: Mapped[str | None] = mapped_column(Text)
+    messages: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON)
+    parameters: Mapped[dict[str, Any]] = mapped_column(JSON)
+    seed: Mapped[int] = mapped_column(BigInteger)
+    num_prompt_tokens: Mapped[int]
+    job_metadata: Mapped[dict[str, str]] = mapped_column("metadata", JSON, default=dict)
+
+    batch_id: Mapped[str | None] = mapped_column(ForeignKey("batches.id"))
+    custom_id: Mapped[str | None] = mapped_column(String(512))
+    line_number: Mapped[int | None]
+
+    attempt: Mapped[int] = mapped_column(default=0, doc="Number of the newest attempt; 0 before the first.")
+    num_failures: Mapped[int] = mapped_column(default=0, doc="Attempts that count against `max_attempts`.")
+    max_attempts: Mapped[int] = mapped_column(default=3)
+    lease_expires_at: Mapped[datetime | None] = mapped_column(Instant, doc="Set exactly while running.")
+    available_at: Mapped[datetime] = mapped_column(Instant, doc="Not before: backoff between attempts.")
+    published_at: Mapped[datetime | None] = mapped_column(Instant, doc="Last nudge sent while queued.")
+    cancel_requested_at: Mapped[datetime | None] = mapped_column(Instant)
+    deadline_at: Mapped[datetime | None] = mapped_column(Instant)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    started_at: Mapped[datetime | None] = mapped_column(Instant, doc="First claim.")
+    ended_at: Mapped[datetime | None] = mapped_column(Instant)
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON, doc='{"code","message","retryable"}')
+
+    __table_args__ = (
+        CheckConstraint(_one_of("state", JobState), "state"),
+        CheckConstraint(_one_of("priority", Priority), "priority"),
+        CheckConstraint("(prompt IS NULL) <> (messages IS NULL)", "one_input"),
+        CheckConstraint("seed BETWEEN 0 AND 4294967294", "seed"),
+        CheckConstraint("(state = 'running') = (lease_expires_at IS NOT NULL)", "lease_while_running"),
+        CheckConstraint(f"({_one_of('state', ENDED)}) = (ended_at IS NOT NULL)", "ended_at_when_ended"),
+        CheckConstraint("num_failures <= attempt", "failures_within_attempts"),
+        UniqueConstraint("batch_id", "line_number"),
+        # What the dispatcher reads: small, because ended jobs are not in them.
+        Index(
+            "ix_jobs_queued",
+            "priority",
+            "available_at",
+            "id",
+            sqlite_where=text("state = 'queued'"),
+            postgresql_where=text("state = 'queued'"),
+        ),
+        Index(
+            "ix_jobs_lease",
+            "lease_expires_at",
+            sqlite_where=text("state = 'running'"),
+            postgresql_where=text("state = 'running'"),
+        ),
+        Index(
+            "ix_jobs_deadline",
+            "deadline_at",
+            sqlite_where=text("deadline_at IS NOT NULL AND ended_at IS NULL"),
+            postgresql_where=text("deadline_at IS NOT NULL AND ended_at IS NULL"),
+        ),
+        Index("ix_jobs_batch", "batch_id", "state", "id"),
+        Index("ix_jobs_owner", "owner", "id"),
+        Index("ix_jobs_state", "state", "id"),
+    )
+
+
+class Attempt(Base):
+    """One try at a job. `outcome` is null exactly while it runs."""
+
+    __tablename__ = "attempts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    worker: Mapped[str] = mapped_column(String(128))
+    outcome: Mapped[str | None] = mapped_column(String(16))
+    started_at: Mapped[datetime] = mapped_column(Instant)
+    ended_at: Mapped[datetime | None] = mapped_column(Instant)
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+
+    __table_args__ = (
+        CheckConstraint("number >= 1", "number"),
+        CheckConstraint(f"outcome IS NULL OR {_one_of('outcome', AttemptOutcome)}", "outcome"),
+        CheckConstraint("(outcome IS NULL) = (ended_at IS NULL)", "ended_with_outcome"),
+        # At most one attempt of a job runs at a time.
+        Index(
+            "uq_attempts_running",
+            "job_id",
+            unique=True,
+            sqlite_where=text("outcome IS NULL"),
+            postgresql_where=text("outcome IS NULL"),
+        ),
+    )
+
+
+class Recipe(Base):
+    """All that decides a text besides prompt, parameters and seed. Its id is a short hash of its body."""
+
+    __tablename__ = "recipes"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    body: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class Generation(Base):
+    """The stored text of an ended job: whole when it succeeded, as far as it came when cancelled or expired."""
+
+    __tablename__ = "generations"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    attempt: Mapped[int]
+    completion: Mapped[str] = mapped_column(Text)
+    finish_reason: Mapped[str | None] = mapped_column(String(16))
+    num_prompt_tokens: Mapped[int]
+    num_completion_tokens: Mapped[int]
+    prompt_token_ids: Mapped[list[int]] = mapped_column(JSON)
+    completion_token_ids: Mapped[list[int]] = mapped_column(JSON)
+    logprobs: Mapped[list[Any] | None] = mapped_column(JSON)
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
+    timings: Mapped[dict[str, float]] = mapped_column(
+        JSON, doc="Seconds: queued, prefill, first_token, decode, total."
+    )
+    stored_at: Mapped[datetime] = mapped_column(Instant)
+
+    __table_args__ = (
+        CheckConstraint(
+            f"finish_reason IS NULL OR {_one_of('finish_reason', FinishReason)}", "finish_reason"
+        ),
+    )
+
+
+class Model(Base):
+    """A model that a worker has announced: what the API needs to check a request, without the weights."""
+
+    __tablename__ = "models"
+
+    name: Mapped[str] = mapped_column(String(256), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64))
+    context_tokens: Mapped[int] = mapped_column(
+        doc="Context of one slot, in tokens: prompt and completion together."
+    )
+    vocabulary: Mapped[bytes] = mapped_column(
+        LargeBinary, doc="A GGUF file with the metadata and no tensors, zlib-compressed."
+    )
+    recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"))
+    details: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    announced_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class Worker(Base):
+    """A worker's newest heartbeat."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    model: Mapped[str] = mapped_column(String(256))
+    slots: Mapped[int]
+    busy_slots: Mapped[int]
+    tokens_per_second: Mapped[float]
+    details: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    started_at: Mapped[datetime] = mapped_column(Instant)
+    seen_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class IdempotencyKey(Base):
+    """What a caller's key made, so that the same call twice makes one thing."""
+
+    __tablename__ = "idempotency_keys"
+
+    owner: Mapped[str] = mapped_column(String(64), primary_key=True, default="")
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    body_sha256: Mapped[str] = mapped_column(String(64))
+    object_ids: Mapped[list[str]] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class Office(Base):
+    """Who leads. One row a role; a holder that stays silent past `expires_at` may be replaced."""
+
+    __tablename__ = "offices"
+
+    role: Mapped[str] = mapped_column(String(32), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(128))
+    expires_at: Mapped[datetime] = mapped_column(Instant)

@@ -1,0 +1,1 @@
+"""The continuous-batching engine. Knows tokens, sequences and text; knows no jobs, HTTP, Celery, SQL or Redis."""
