@@ -85,7 +85,5 @@ class ModelUnknown(PenstockError):
     code = "model_unknown"
 
     def __init__(self, model: str) -> None:
-        super().__init__(
-            f"No worker has announced the model {model!r} yet; start one, or ask again in a moment."
-        )
+        super().__init__(f"No worker has announced the model {model!r} yet; start one, or ask again in a moment.")
         self.model = model

@@ -26,9 +26,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(default_factory=_default_home, description="Where embedded parts keep their files.")
     database_url: str = Field(default="", description="SQLAlchemy URL; empty: SQLite in `home`.")
-    redis_url: str = Field(
-        default="", description="Redis URL; empty: the socket `penstock up` serves in `home`."
-    )
+    redis_url: str = Field(default="", description="Redis URL; empty: the socket `penstock up` serves in `home`.")
 
     # The API
     host: str = "127.0.0.1"
@@ -38,12 +36,8 @@ class Settings(BaseSettings):
     max_jobs_per_request: Annotated[int, Field(ge=1)] = 1000
 
     # The model and the engine
-    model: str = Field(
-        default="phi-3-mini", description="demo | phi-3-mini | hf:OWNER/REPO/FILE.gguf | a path."
-    )
-    model_revision: str | None = Field(
-        default=None, description="Revision of a hub model; recorded either way."
-    )
+    model: str = Field(default="phi-3-mini", description="demo | phi-3-mini | hf:OWNER/REPO/FILE.gguf | a path.")
+    model_revision: str | None = Field(default=None, description="Revision of a hub model; recorded either way.")
     slots: Annotated[int, Field(ge=1, le=256)] = 16
     context_tokens: Annotated[int | None, Field(ge=16)] = Field(
         default=None,
@@ -97,9 +91,7 @@ class Settings(BaseSettings):
     @field_validator("api_keys", mode="before")
     @classmethod
     def _split_keys(cls, value: object) -> object:
-        return (
-            tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
-        )
+        return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
 
     @cached_property
     def resolved_database_url(self) -> str:

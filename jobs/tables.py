@@ -218,15 +218,11 @@ class Generation(Base):
     completion_token_ids: Mapped[list[int]] = mapped_column(JSON)
     logprobs: Mapped[list[Any] | None] = mapped_column(JSON)
     recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
-    timings: Mapped[dict[str, float]] = mapped_column(
-        JSON, doc="Seconds: queued, prefill, first_token, decode, total."
-    )
+    timings: Mapped[dict[str, float]] = mapped_column(JSON, doc="Seconds: queued, prefill, first_token, decode, total.")
     stored_at: Mapped[datetime] = mapped_column(Instant)
 
     __table_args__ = (
-        CheckConstraint(
-            f"finish_reason IS NULL OR {_one_of('finish_reason', FinishReason)}", "finish_reason"
-        ),
+        CheckConstraint(f"finish_reason IS NULL OR {_one_of('finish_reason', FinishReason)}", "finish_reason"),
     )
 
 
@@ -237,9 +233,7 @@ class Model(Base):
 
     name: Mapped[str] = mapped_column(String(256), primary_key=True)
     sha256: Mapped[str] = mapped_column(String(64))
-    context_tokens: Mapped[int] = mapped_column(
-        doc="Context of one slot, in tokens: prompt and completion together."
-    )
+    context_tokens: Mapped[int] = mapped_column(doc="Context of one slot, in tokens: prompt and completion together.")
     vocabulary: Mapped[bytes] = mapped_column(
         LargeBinary, doc="A GGUF file with the metadata and no tensors, zlib-compressed."
     )
