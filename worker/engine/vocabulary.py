@@ -35,7 +35,7 @@ class VocabularyError(Exception):
     """The file holds no usable vocabulary."""
 
 
-@llama_cpp.llama_log_callback
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _keep_quiet(level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
     """llama.cpp talks on stderr by default; what matters of it is raised as an error by its caller."""
 
