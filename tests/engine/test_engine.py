@@ -26,7 +26,7 @@ _ids = itertools.count()
 def request(key: int = 0, length: int = 12, max_tokens: int = 12, **options: object) -> Request:
     """A request with a random prompt of `length` tokens; what is not named here goes to its sampling."""
     rng = random.Random(key)
-    prompt = Prompt(tuple([1, *(rng.randrange(300, 30_000) for _ in range(length - 1))]))
+    prompt = Prompt((1, *(rng.randrange(300, 30_000) for _ in range(length - 1))))
     own = {name: options.pop(name) for name in list(options) if name in Request.__dataclass_fields__}
     endless = dict.fromkeys(END_TOKENS, -100.0)
     sampling = Sampling(**{"seed": key, "repeat_penalty": 1.2, "logit_bias": endless, **options})  # type: ignore[arg-type]
