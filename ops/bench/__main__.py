@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ops.demo_model.random_weights import write_random_model
+from ops.demo_model.random_weights import SHAPES, write_random_model
 from rich.console import Console
 from rich.table import Table
 
@@ -43,7 +43,7 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="penstock bench", description=__doc__)
-    parser.add_argument("--shape", default="small", choices=["tiny", "small", "mini"], help="random weights")
+    parser.add_argument("--shape", default="small", choices=list(SHAPES), help="random weights")
     parser.add_argument("--model", type=Path, help="a GGUF file instead of random weights")
     parser.add_argument("--jobs", type=int, default=64)
     parser.add_argument("--one-by-one-jobs", type=int, default=16, help="jobs of the slow contestant")
@@ -55,7 +55,7 @@ def _arguments() -> argparse.Namespace:
 def _random_model(folder: Path, shape: str, console: Console) -> Path:
     console.print(f"Writing random weights of the shape [b]{shape}[/b] …")
     path = folder / f"{shape}.gguf"
-    write_random_model(path, shape, context_tokens=4096)
+    write_random_model(path, SHAPES[shape])
     return path
 
 
