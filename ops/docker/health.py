@@ -1,4 +1,6 @@
-"""The containers' health check: `python health.py api|dispatcher|worker|flower`. Status 0 is healthy; else one line says why.
+"""The containers' health check: `python health.py api|dispatcher|worker|flower`.
+
+Status 0 is healthy; otherwise one line on stderr says why.
 
 It asks what a role does for others, not whether a process exists: the API and Flower must answer, a worker must have
 written its heartbeat, a dispatcher must lead or have a leader to stand by for. It reads and never writes, and it knows
@@ -15,7 +17,7 @@ import urllib.request
 from collections.abc import Callable
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, Engine, create_engine, func, or_, select
+from sqlalchemy import Engine, Select, create_engine, func, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.settings import Settings
@@ -45,13 +47,14 @@ def check_worker(settings: Settings) -> None:
     host = socket.gethostname()
     here = or_(Worker.name == host, Worker.name.endswith(f"@{host}", autoescape=True))
     lately = Worker.seen_at > func.now() - timedelta(seconds=SILENT_SECONDS)
-    if not _exists(settings, Worker.name, here, lately):
+    if not _exists(settings, select(Worker.name).where(here, lately)):
         raise Unhealthy(f"no heartbeat of a worker on {host} in the last {SILENT_SECONDS} s")
 
 
 def check_dispatcher(settings: Settings) -> None:
     """Raises Unhealthy unless some dispatcher leads. A standby is healthy while another leads."""
-    if not _exists(settings, Office.role, Office.role == "dispatcher", Office.expires_at > func.now()):
+    leads = Office.expires_at > func.now()
+    if not _exists(settings, select(Office.role).where(Office.role == "dispatcher", leads)):
         raise Unhealthy("no dispatcher leads")
 
 
@@ -83,11 +86,11 @@ def _fetch(url: str) -> None:
         raise Unhealthy(f"{url}: {error}") from error
 
 
-def _exists(settings: Settings, column: ColumnElement[str], *conditions: ColumnElement[bool]) -> bool:
+def _exists(settings: Settings, rows: Select[str]) -> bool:
     engine = _engine(settings)
     try:
         with engine.connect() as connection:
-            return connection.execute(select(column).where(*conditions).limit(1)).first() is not None
+            return connection.execute(rows.limit(1)).first() is not None
     except SQLAlchemyError as error:
         # The class only: a driver's message can repeat the URL with its password.
         raise Unhealthy(f"the database did not answer ({type(error).__name__})") from error
