@@ -10,6 +10,7 @@ PostgreSQL only: instants are compared on the database's clock.
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 import urllib.error
@@ -17,7 +18,7 @@ import urllib.request
 from collections.abc import Callable
 from datetime import timedelta
 
-from sqlalchemy import Engine, Select, create_engine, func, or_, select
+from sqlalchemy import Engine, Select, create_engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.settings import Settings
@@ -43,18 +44,21 @@ def check_flower(settings: Settings) -> None:
 
 
 def check_worker(settings: Settings) -> None:
-    """Raises Unhealthy unless a worker of this host (in a container: this container) wrote a heartbeat lately."""
-    host = socket.gethostname()
-    here = or_(Worker.name == host, Worker.name.endswith(f"@{host}", autoescape=True))
+    """Raises Unhealthy unless a worker of this host (in a container: this container) wrote a heartbeat lately.
+
+    A worker names itself `penstock@HOST-PID`.
+    """
+    host = socket.gethostname()[:80]
     lately = Worker.seen_at > func.now() - timedelta(seconds=SILENT_SECONDS)
-    if not _exists(settings, select(Worker.name).where(here, lately)):
+    names = _rows(settings, select(Worker.name).where(lately))
+    if not any(re.fullmatch(rf"\w+@{re.escape(host)}(-\d+)?", name) for name in names):
         raise Unhealthy(f"no heartbeat of a worker on {host} in the last {SILENT_SECONDS} s")
 
 
 def check_dispatcher(settings: Settings) -> None:
     """Raises Unhealthy unless some dispatcher leads. A standby is healthy while another leads."""
     leads = Office.expires_at > func.now()
-    if not _exists(settings, select(Office.role).where(Office.role == "dispatcher", leads)):
+    if not _rows(settings, select(Office.role).where(Office.role == "dispatcher", leads)):
         raise Unhealthy("no dispatcher leads")
 
 
@@ -86,11 +90,11 @@ def _fetch(url: str) -> None:
         raise Unhealthy(f"{url}: {error}") from error
 
 
-def _exists(settings: Settings, rows: Select[str]) -> bool:
+def _rows(settings: Settings, statement: Select[str]) -> list[str]:
     engine = _engine(settings)
     try:
         with engine.connect() as connection:
-            return connection.execute(rows.limit(1)).first() is not None
+            return list(connection.scalars(statement))
     except SQLAlchemyError as error:
         # The class only: a driver's message can repeat the URL with its password.
         raise Unhealthy(f"the database did not answer ({type(error).__name__})") from error

@@ -1,4 +1,4 @@
-"""The image file agrees with the compose file and with `pyproject.toml`. Read as text: no container engine is needed."""
+"""The image file agrees with the compose file and with `pyproject.toml`. No container engine is needed."""
 
 from __future__ import annotations
 
