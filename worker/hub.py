@@ -139,19 +139,20 @@ def _transfer(wanted: HubFile, metadata: Any, part: Path) -> None:
         while True:
             before = file.tell()
             try:
-                return _get(url, file, before, headers, metadata.size, meter)
+                return http_get(
+                    url,
+                    file,
+                    resume_size=before,
+                    headers=headers,
+                    expected_size=metadata.size,
+                    tqdm_class=cast(Any, transfer_bar(meter)),
+                )
             except Exception as error:
                 tries = NUM_TRIES if _size(file) > before else tries - 1
                 if not _is_transport(error) or tries <= 0:
                     raise
                 logger.warning("The download was cut at %d MiB; going on from there.", _size(file) // 2**20)
                 time.sleep(min(2.0, 0.2 * 2 ** (NUM_TRIES - tries)))
-
-
-def _get(url: str, file: BinaryIO, start: int, headers: dict[str, str], size: int | None, meter: Meter) -> None:
-    http_get(
-        url, file, resume_size=start, headers=headers, expected_size=size, tqdm_class=cast(Any, transfer_bar(meter))
-    )
 
 
 def _size(file: BinaryIO) -> int:
@@ -185,22 +186,31 @@ def _is_transport(error: Exception) -> bool:
 
 
 def _explain(error: Exception, wanted: HubFile) -> HubError:
+    """One line for a person, from whatever huggingface_hub raised. The first rule that fits."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
-    if isinstance(error, GatedRepoError) or status in (401, 403):
-        # To somebody without a token, a private repository and one that is not there look the same.
-        unknown = " or does not exist" if isinstance(error, RepositoryNotFoundError) else ""
-        return HubError(
+    offline = _is_transport(error) or isinstance(error, ConnectionError) or (status or 0) >= 500
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # To somebody without a token, a private repository and one that is not there look the same.
+    denied = "is gated or private" + (" or does not exist" if isinstance(error, RepositoryNotFoundError) else "")
+    rules = (
+        (
+            isinstance(error, GatedRepoError) or status in (401, 403),
             "access_denied",
-            f"{wanted.repo} is gated or private{unknown}: accept its terms on the hub, and set HF_TOKEN.",
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return HubError("revision_not_found", f"{wanted.repo} has no revision {wanted.revision!r}.")
-    if isinstance(error, RepositoryNotFoundError | HFValidationError):
-        return HubError("repository_not_found", f"The model hub has no repository {wanted.repo!r}.")
-    if isinstance(error, EntryNotFoundError):
-        return HubError("file_not_found", f"{wanted.repo} has no file {wanted.file!r}.")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return HubError("disk_full", "The disk became full during the download; what came so far is kept.")
-    if status is None and not _is_transport(error) and not isinstance(error, ConnectionError):
-        return HubError("download_failed", f"{wanted} could not be downloaded: {type(error).__name__}.")
-    return HubError("no_network", "The model hub is out of reach")
+            f"{wanted.repo} {denied}: accept its terms on the hub, and set HF_TOKEN.",
+        ),
+        (
+            isinstance(error, RevisionNotFoundError),
+            "revision_not_found",
+            f"{wanted.repo} has no revision {wanted.revision!r}.",
+        ),
+        (
+            isinstance(error, RepositoryNotFoundError | HFValidationError),
+            "repository_not_found",
+            f"The model hub has no repository {wanted.repo!r}.",
+        ),
+        (isinstance(error, EntryNotFoundError), "file_not_found", f"{wanted.repo} has no file {wanted.file!r}."),
+        (full, "disk_full", "The disk became full during the download; what came so far is kept."),
+        (offline, "no_network", "The model hub is out of reach"),
+        (True, "download_failed", f"{wanted} could not be downloaded ({type(error).__name__})."),
+    )
+    return next(HubError(code, message) for fits, code, message in rules if fits)

@@ -138,7 +138,9 @@ def _local(name: str) -> Path:
         raise ModelUnavailable("file_missing", "The demo model is not installed; `make demo-model` writes it.")
     if "/" not in name and not name.endswith(".gguf"):
         known = ", ".join(["demo", *HUB_MODELS])
-        raise ModelUnavailable("unknown_name", f"No model is named {name!r}: {known}, hf:OWNER/REPO/FILE.gguf or a path.")
+        raise ModelUnavailable(
+            "unknown_name", f"No model is named {name!r}: {known}, hf:OWNER/REPO/FILE.gguf or a path."
+        )
     raise ModelUnavailable("file_missing", f"There is no file {name}.")
 
 
