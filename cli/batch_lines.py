@@ -118,14 +118,18 @@ def _check_job(job: Json) -> None:
         raise Fault("prompt: a string that is not empty")
     if "messages" in job:
         _check_messages(job["messages"])
-    if "\x00" in json.dumps(job.get("prompt", job.get("messages")), ensure_ascii=False).replace("\\u0000", "\x00"):
-        raise Fault("NUL characters cannot be stored")
+    if any("\x00" in text for text in _texts(job)):
+        raise Fault("prompt: NUL characters cannot be stored")
     _check_metadata(job.get("metadata"))
     try:
         Parameters.model_validate({name: value for name, value in job.items() if name not in JOB_FIELDS})
     except ValidationError as error:
         field, message = first_fault(error)
         raise Fault("unknown field " + field if "Extra inputs" in message else f"{field}: {message}") from error
+
+
+def _texts(job: Json) -> list[str]:
+    return [job["prompt"]] if "prompt" in job else [message["content"] for message in job["messages"]]
 
 
 def _check_messages(messages: Any) -> None:
