@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -23,6 +23,8 @@ from jobs.parameters import Parameters, draw_seed
 from jobs.records import NewJob
 from jobs.states import Priority
 from worker.engine.vocabulary import Vocabulary
+
+Body = TypeVar("Body", bound=BaseModel)
 
 _PARAMETERS = set(Parameters.model_fields) - {"seed"}
 
@@ -75,7 +77,7 @@ def new_job(request: JobRequest, model: ServedModel, priority: Priority, *, unde
     )
 
 
-def _validated[Body: BaseModel](kind: type[Body], body: dict[str, Any]) -> Body:
+def _validated(kind: type[Body], body: dict[str, Any]) -> Body:
     try:
         return kind.model_validate(body)
     except ValidationError as error:

@@ -81,56 +81,36 @@ def error_body(message: str, *, type: str, param: str | None, code: str) -> dict
 
 def answer_for(error: Exception) -> JSONResponse:
     """The answer to any error."""
-    if isinstance(error, Refusal):
-        kind = INVALID if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else SERVER
-        return _answer(
-            error.status, error.message, type=kind, param=error.param, code=error.code, headers=error.headers
-        )
-    if isinstance(error, PenstockError):
-        return _domain_answer(error)
-    return _answer(
-        500, "Something went wrong here; it has been logged.", type=SERVER, param=None, code="internal_error"
-    )
+    told = error if isinstance(error, Refusal) else _refusal_of(error)
+    kind = INVALID if told.status < HTTPStatus.INTERNAL_SERVER_ERROR else SERVER
+    body = error_body(told.message, type=kind, param=told.param, code=told.code)
+    return JSONResponse(body, status_code=told.status, headers=told.headers)
 
 
-def _domain_answer(error: PenstockError) -> JSONResponse:
+def _refusal_of(error: Exception) -> Refusal:
     match error:
         case InvalidRequest():
-            return _answer(400, error.message, type=INVALID, param=error.param, code=error.code)
+            told = Refusal(400, error.message, code=error.code, param=error.param)
         case NotFound():
-            return _answer(404, str(error), type=INVALID, param="id", code=error.code)
+            told = Refusal(404, str(error), code=error.code, param="id")
         case IdempotencyConflict():
             # OpenAI's client repeats a 409 by itself unless told otherwise.
             headers = {"x-should-retry": "false"}
-            return _answer(409, str(error), type=INVALID, param="Idempotency-Key", code=error.code, headers=headers)
+            told = Refusal(409, str(error), code=error.code, param="Idempotency-Key", headers=headers)
         case StoreUnavailable():
-            return _unavailable("The database cannot be reached right now; nothing was changed.", error)
+            told = _later("The database cannot be reached right now.", error)
         case QueueUnavailable():
-            return _unavailable("Redis cannot be reached right now.", error)
+            told = _later("Redis cannot be reached right now.", error)
         case ModelUnknown():
-            return _unavailable(str(error), error, param="model")
+            told = _later(str(error), error, param="model")
         case _:
-            return _answer(
-                500, "Something went wrong here; it has been logged.", type=SERVER, param=None, code=error.code
-            )
+            told = Refusal(500, "Something went wrong here; it has been logged.", code="internal_error")
+    return told
 
 
-def _unavailable(message: str, error: PenstockError, *, param: str | None = None) -> JSONResponse:
+def _later(message: str, error: PenstockError, *, param: str | None = None) -> Refusal:
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    return _answer(503, message, type=SERVER, param=param, code=error.code, headers=headers)
-
-
-def _answer(
-    status: int,
-    message: str,
-    *,
-    type: str,
-    param: str | None,
-    code: str,
-    headers: Mapping[str, str] | None = None,  # noqa: A002
-) -> JSONResponse:
-    body = error_body(message, type=type, param=param, code=code)
-    return JSONResponse(body, status_code=status, headers=dict(headers or {}))
+    return Refusal(503, message, code=error.code, param=param, headers=headers)
 
 
 def install(app: FastAPI) -> None:
@@ -143,12 +123,14 @@ def install(app: FastAPI) -> None:
 
 async def _foreseen(request: Request, error: Exception) -> JSONResponse:
     answer = answer_for(error)
-    if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if answer.status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("unforeseen error", path=request.url.path, error=type(error).__name__, at=_places(error))
+    elif answer.status_code > HTTPStatus.INTERNAL_SERVER_ERROR:
         log.warning("unavailable", path=request.url.path, error=type(error).__name__)
     return answer
 
 
-async def _invalid_query(request: Request, error: Exception) -> JSONResponse:
+async def _invalid_query(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 -- for the type checker; the registration says so
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"][1:])

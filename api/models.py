@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from jobs.errors import ModelUnknown
@@ -19,7 +19,8 @@ from jobs.store import Store
 from worker.engine.vocabulary import Vocabulary
 
 FRESH_SECONDS = 2.0
-DEMO_FILE = "phi-3-demo.gguf"
+DEMO_FILE = Path(__file__).resolve().parent.parent / "ops" / "demo_model" / "phi-3-demo.gguf"
+"""Beside this package, in the repository as when installed. `ops` itself is imported by nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Catalog:
             row = self._store.model(self.name)
         except ModelUnknown:
             return self._local()
-        vocabulary = self._vocabulary(row.sha256, lambda: Vocabulary.from_bytes(row.vocabulary))
+        vocabulary = self._vocabulary(row.sha256, lambda: Vocabulary.from_bytes(_compressed_once(row.vocabulary)))
         return ServedModel(self.name, row.context_tokens, vocabulary, announced=True)
 
     def _local(self) -> ServedModel:
@@ -79,12 +80,13 @@ class Catalog:
         return self._vocabularies[key]
 
 
+def _compressed_once(data: bytes) -> bytes:
+    """What `extract_vocabulary` wrote: it is compressed already, and the store may have compressed it again."""
+    inner = zlib.decompress(data)
+    return data if inner.startswith(b"GGUF") else inner
+
+
 def local_file(model: str) -> Path | None:
     """The model's file, if it lies on this machine: a path, or the built-in demo model."""
-    if model == "demo":
-        spec = find_spec("ops.demo_model")
-        places = list(spec.submodule_search_locations or ()) if spec else []
-        path = next((Path(place) / DEMO_FILE for place in places), None)
-    else:
-        path = Path(model)
-    return path if path is not None and path.is_file() else None
+    path = DEMO_FILE if model == "demo" else Path(model)
+    return path if path.is_file() else None

@@ -40,20 +40,23 @@ def read_page(
     """One page, newest first. Attempts and queue positions are left out."""
     if batch_id is not None:
         read_batch(store, batch_id, owner)
-    _check_cursor(store, after, owner)
+    _check_cursor(store, after, batch_id, owner)
     rows, has_more = store.list_jobs(state=state, batch_id=batch_id, limit=limit, after=after, owner=owner)
     data = [_listed(store, job) for job in rows]
-    ids = [job.id for job in rows] or [None]
-    return JobPage(data=data, first_id=ids[0], last_id=ids[-1], has_more=has_more)
+    ids = [job.id for job in rows]
+    first, last = (ids[0], ids[-1]) if ids else (None, None)
+    return JobPage(data=data, first_id=first, last_id=last, has_more=has_more)
 
 
-def _check_cursor(store: Store, after: str | None, owner: str | None) -> None:
+def _check_cursor(store: Store, after: str | None, batch_id: str | None, owner: str | None) -> None:
     if after is None:
         return
     try:
-        store.get(check_id("job", after), owner=owner)
+        job = store.get(check_id("job", after), owner=owner)
     except NotFound:
         raise InvalidRequest("after: no job has this id.", param="after") from None
+    if batch_id not in (None, job.batch_id):
+        raise InvalidRequest("after: this job is not in the batch.", param="after")
 
 
 def _listed(store: Store, job: Job) -> JobObject:

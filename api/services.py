@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-import redis
-import redis.asyncio
 from fastapi import Request
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from jobs.events import EventReader, EventWriter
 
 from api.announcing import Announcer
 from api.models import Catalog
 from jobs.database import open_engine
-from jobs.events import EventReader, EventWriter
 from jobs.queue import Publisher, make_app
 from jobs.settings import Settings
 from jobs.store import Store
@@ -26,8 +26,8 @@ class Services:
 
     settings: Settings
     store: Store
-    redis: redis.Redis
-    async_redis: redis.asyncio.Redis
+    redis: Redis
+    async_redis: AsyncRedis
     announcer: Announcer
     catalog: Catalog
     reader: EventReader
@@ -37,12 +37,12 @@ class Services:
     def open(cls, settings: Settings) -> Services:
         """Make all parts. None connects yet: a service that is down is found out by the request that needs it."""
         store = Store(open_engine(settings.resolved_database_url), settings=settings)
-        client = redis.Redis.from_url(
+        client = Redis.from_url(
             settings.resolved_redis_url,
             socket_timeout=REDIS_TIMEOUT_SECONDS,
             socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
         )
-        async_client = redis.asyncio.Redis.from_url(
+        async_client = AsyncRedis.from_url(
             settings.resolved_redis_url, socket_connect_timeout=REDIS_TIMEOUT_SECONDS, health_check_interval=10
         )
         announcer = Announcer(store, Publisher(make_app(settings)), EventWriter(client))
@@ -60,7 +60,7 @@ class Services:
         self.closing.set()
         await self.async_redis.aclose()
         self.redis.close()
-        self.store.close()
+        self.store.engine.dispose()
 
 
 def services(request: Request) -> Services:

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +96,7 @@ class JobStream:
         """The job as it stands. Raises NotFound, StoreUnavailable."""
         return await run_in_threadpool(read_job, self._parts.store, self._job_id, self._owner)
 
-    async def frames(self, first: JobObject) -> AsyncIterator[bytes]:
+    async def frames(self, first: JobObject) -> AsyncGenerator[bytes]:
         """Everything from the reader's position to the end. `first`: the job, read just now."""
         for piece in [*self._other_attempt(first), *self._look(first)]:
             yield piece
@@ -116,7 +116,7 @@ class JobStream:
         stale = self._position.seq > 0 and self._position.attempt not in (None, attempt)
         return [self._reset(attempt)] if stale else []
 
-    async def _live(self) -> AsyncIterator[bytes]:
+    async def _live(self) -> AsyncGenerator[bytes]:
         """Frames from Redis, and from looks at the row between them, until the job has ended or the server stops."""
         inbox = _Inbox(BACKLOG_EVENTS)
         looks = _Times(FIRST_LOOKS_SECONDS, self._look_seconds)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.body import fingerprint, parse_object, read_body
-from api.checking import Submission, check_submission
+from api.checking import check_submission
 from api.keys import Owner
 from api.reading import accepted, check_id, read_job, read_page
 from api.routes import refusals
@@ -18,7 +19,6 @@ from api.wire import AcceptedJobs, JobObject, JobPage
 from jobs.errors import InvalidRequest
 from jobs.records import NewJob
 from jobs.states import ENDED, JobState, Priority
-from jobs.store import Store
 
 router = APIRouter(tags=["jobs"])
 
@@ -86,7 +86,7 @@ def idempotency_key(
     responses=refusals(400, 401, 404, 409, 413, 415, 503),
     openapi_extra=_SUBMIT_BODY,
 )
-def submit(
+def submit(  # noqa: PLR0917 -- FastAPI passes them by name
     parts: Parts,
     owner: Owner,
     key: Annotated[str | None, Depends(idempotency_key)],
@@ -105,7 +105,7 @@ def submit(
         owner=owner or "",
         idempotency_key=key,
         body_sha256=fingerprint(body) if key is not None else None,
-        batch_id=_batch_to_extend(parts.store, submission, owner),
+        batch_id=None if submission.batch_id is None else check_id("batch", submission.batch_id),
         new_batch=submission.many and submission.batch_id is None,
         batch_metadata=dict(submission.batch_metadata) or None,
     )
@@ -117,17 +117,8 @@ def submit(
     return AcceptedJobs(data=data, batch_id=done.batch_id) if submission.many else data[0]
 
 
-def _batch_to_extend(store: Store, submission: Submission, owner: str | None) -> str | None:
-    if submission.batch_id is None:
-        return None
-    batch, _ = store.get_batch(check_id("batch", submission.batch_id), owner=owner)
-    if batch.cancel_requested_at is not None:
-        raise InvalidRequest("batch_id: this batch was cancelled.", param="batch_id", code="batch_cancelled")
-    return submission.batch_id
-
-
-def _announce(parts: Services, ids: list[str], jobs: list[NewJob]) -> None:
-    interactive = [id for id, job in zip(ids, jobs, strict=True) if job.priority == Priority.INTERACTIVE]  # noqa: A001
+def _announce(parts: Services, ids: Sequence[str], jobs: Sequence[NewJob]) -> None:
+    interactive = [job_id for job_id, job in zip(ids, jobs, strict=True) if job.priority == Priority.INTERACTIVE]
     parts.announcer.queued(interactive, len(ids) - len(interactive))
 
 
