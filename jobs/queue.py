@@ -6,14 +6,14 @@ A message is a nudge: it carries a job's id and nothing else. It may be lost or 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from kombu import Exchange, Queue
 from kombu.exceptions import KombuError, LimitExceeded
+from kombu.pools import ProducerPool
 from redis.exceptions import RedisError
 
 from jobs.errors import QueueUnavailable
@@ -28,6 +28,7 @@ FLUSH_MESSAGES = 500
 """Messages that travel to Redis in one round trip."""
 PUBLISH_TRIES = 2
 """The first try after a Redis restart meets a stale connection, and fails; the second one opens a new one."""
+POOL_SIZE = 8
 POOL_WAIT_SECONDS = 5.0
 
 
@@ -98,10 +99,24 @@ def __getattr__(name: str) -> Any:
 
 
 class Publisher:
-    """Sends nudges. Any thread may publish."""
+    """Sends nudges. Any thread may publish.
+
+    Its connections are its own: a worker waits for Redis as long as it takes, a publisher says so within a second.
+    """
 
     def __init__(self, app: Celery) -> None:
         self._app = app
+        impatient = {
+            **transport_options(),
+            "socket_timeout": 5,
+            "socket_connect_timeout": 2,
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_step": 0.1,
+            "connect_retries_timeout": 1,
+        }
+        connection = app.connection_for_write(transport_options=impatient)
+        self._producers = ProducerPool(connection.Pool(limit=POOL_SIZE), limit=POOL_SIZE)
 
     def publish(self, job_ids: Iterable[str], priority: Priority) -> None:
         """Put one message a job into the queue of `priority`, in order.
@@ -121,7 +136,8 @@ class Publisher:
                 return
 
     def _send(self, ids: list[str], priority: Priority) -> None:
-        with self._producer() as producer, producer.batch(max_size=FLUSH_MESSAGES):
+        acquired = self._producers.acquire(block=True, timeout=POOL_WAIT_SECONDS)
+        with acquired as producer, producer.batch(max_size=FLUSH_MESSAGES):
             for job_id in ids:
                 self._app.send_task(
                     TASK,
@@ -133,8 +149,3 @@ class Publisher:
                     argsrepr=job_id,
                     kwargsrepr="",
                 )
-
-    @contextmanager
-    def _producer(self) -> Iterator[Any]:
-        with self._app.producer_pool.acquire(block=True, timeout=POOL_WAIT_SECONDS) as producer:
-            yield producer
