@@ -6,10 +6,9 @@ import logging
 import os
 import sys
 
-from jobs.queue import QUEUES
 from jobs.settings import Settings
 from worker.app import make_worker_app
-from worker.station import concurrency
+from worker.station import QUEUES, concurrency
 
 
 def main() -> int:

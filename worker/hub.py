@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
@@ -33,10 +33,10 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.file_download import http_get, repo_folder_name
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from worker.progress import Meter, transfer_bar
+from worker.progress import Meter
 
 logger = logging.getLogger("penstock.hub")
 
@@ -130,29 +130,38 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _transfer(wanted: HubFile, metadata: Any, part: Path) -> None:
     """Append to `part` until it has the whole size; a cut connection is taken up again from the last byte."""
-    tries, url = NUM_TRIES, metadata.location
-    headers = build_hf_headers()
+    headers, url, size = build_hf_headers(), metadata.location, metadata.size
     if not url.startswith(constants.ENDPOINT):
         headers.pop("authorization", None)  # a signed address of another host: the token is none of its business
-    with Meter(f"Downloading {wanted.file}", metadata.size) as meter, part.open("ab") as file:
-        _check_room(metadata.size, file, part)
-        while True:
-            before = file.tell()
+    tries = NUM_TRIES
+    with Meter(f"Downloading {wanted.file}", size) as meter, part.open("ab") as file:
+        _check_room(size, file, part)
+        while (before := _size(file)) < (size or 1):
             try:
-                return http_get(
-                    url,
-                    file,
-                    resume_size=before,
-                    headers=headers,
-                    expected_size=metadata.size,
-                    tqdm_class=cast(Any, transfer_bar(meter)),
-                )
+                _append(url, headers, file, meter)
             except Exception as error:
                 tries = NUM_TRIES if _size(file) > before else tries - 1
                 if not _is_transport(error) or tries <= 0:
                     raise
                 logger.warning("The download was cut at %d MiB; going on from there.", _size(file) // 2**20)
-                time.sleep(min(2.0, 0.2 * 2 ** (NUM_TRIES - tries)))
+                time.sleep(min(2.0, 0.1 * 2 ** (NUM_TRIES - tries)))
+
+
+def _append(url: str, headers: dict[str, str], file: BinaryIO, meter: Meter) -> None:
+    """Ask for what is missing, and write it piece by piece, so that a cut loses nothing that came."""
+    start = _size(file)
+    ranged = {**headers, "Range": f"bytes={start}-"} if start else headers
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", url, headers=ranged, timeout=timeout, follow_redirects=True) as response:
+        if response.is_error:
+            response.read()
+        hf_raise_for_status(response)
+        if start and response.status_code != 206:  # the server sends all of it again
+            file.truncate(0)
+        meter.reach(_size(file))
+        for piece in response.iter_bytes():
+            file.write(piece)
+            meter.advance(len(piece))
 
 
 def _size(file: BinaryIO) -> int:

@@ -45,11 +45,6 @@ class Meter:
         elif kind is None:
             logger.info("%s: done", self._label)
 
-    def set_total(self, total: float | None) -> None:
-        self._total = total
-        if self._bar and self._task is not None:
-            self._bar.update(self._task, total=total)
-
     def advance(self, amount: float) -> None:
         self.reach(self._done + amount)
 
@@ -65,29 +60,6 @@ class Meter:
         if self._total:
             return f"{100 * self._done / self._total:.0f} %"
         return f"{self._done / 2**20:.0f} MiB"
-
-
-def transfer_bar(meter: Meter) -> type:
-    """A class with as much of tqdm's interface as huggingface_hub's downloads use; it reports to `meter`."""
-
-    class TransferBar:
-        def __init__(self, *_args: object, total: float | None = None, initial: float = 0, **_options: object) -> None:
-            meter.set_total(total)
-            meter.reach(initial)
-
-        def __enter__(self) -> TransferBar:
-            return self
-
-        def __exit__(self, *_error: object) -> None:
-            pass
-
-        def update(self, amount: float = 1) -> None:
-            meter.advance(amount)
-
-        def close(self) -> None:
-            pass
-
-    return TransferBar
 
 
 def loading(label: str) -> tuple[Meter, Callable[[float], None]]:

@@ -24,9 +24,9 @@ from sqlalchemy import Engine as DatabaseEngine
 from jobs.database import open_engine
 from jobs.errors import StoreUnavailable
 from jobs.events import CANCEL_CHANNEL, EventWriter
-from jobs.queue import BATCH_QUEUE, QUEUES
 from jobs.records import recipe_id
 from jobs.settings import Settings
+from jobs.states import Priority
 from jobs.store import Store
 from worker.broadcast import Broadcaster
 from worker.cancels import CancelListener
@@ -43,6 +43,8 @@ from worker.tasks import Desk, run_job
 
 logger = logging.getLogger("penstock.station")
 
+QUEUES = tuple(priority.value for priority in (Priority.INTERACTIVE, Priority.BATCH))
+"""In the order in which messages are taken."""
 LOOKAHEAD_LINES = 4
 """Batch lines claimed beyond the slots, so that a slot that falls free is taken in the next step."""
 SPARE_THREADS = 4
@@ -111,7 +113,7 @@ class Station:
         self._cancels = CancelListener(
             connect_redis(settings), CANCEL_CHANNEL, self._leases.cancel, self._leases.renew_soon
         )
-        self._gate = Gate(self._controller, QUEUES, BATCH_QUEUE, batch_limit(settings))
+        self._gate = Gate(self._controller, QUEUES, Priority.BATCH.value, batch_limit(settings))
         self._drain = Drain(
             settings.drain_seconds,
             close_gate=self._gate.close,
@@ -138,7 +140,7 @@ class Station:
 
     def _hang_into(self, controller: Any) -> None:
         pool = controller.pool
-        pool.batch_queue = BATCH_QUEUE
+        pool.batch_queue = Priority.BATCH.value
         pool.on_batch_taken, pool.on_batch_done = self._gate.taken, self._gate.done
         pool.on_interrupt = self._drain.hurry
 

@@ -125,8 +125,10 @@ def test_closing_during_an_outage_gives_up_in_time_and_says_how_many(store: Ends
 def test_closing_writes_what_waits(store: Ends, pool: ThreadPoolExecutor) -> None:
     writer = started(store)
     store.gate.clear()
-    ends = [finish(pool, writer, job_id) for job_id in "ab"]
+    ends = [finish(pool, writer, "a")]
+    assert store.begun.acquire(timeout=20)
+    ends.append(finish(pool, writer, "b"))
     eventually(lambda: len(writer._waiting) == 1, what="one waiting end")
     store.gate.set()
     assert writer.close(5) == 0
-    assert [end.result(0) for end in ends] == [JobState.CANCELLED] * 2
+    assert [end.result(20) for end in ends] == [JobState.CANCELLED] * 2
