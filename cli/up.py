@@ -11,12 +11,15 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGTERM
+from typing import IO
 
 from rich.console import Console
 from rich.markup import escape
+from rich.status import Status
 from rich.table import Table
 
 from cli.client import Client
@@ -169,28 +172,29 @@ class System:
         if status:
             raise StartFailed(f"{failure} ({describe_end(status)}); the log is {log_path}.", tail(log_path))
 
-    def _run_step(self, command: list[str], **streams: object) -> int:
-        child = spawn(command, environment=self.environment, **streams)  # type: ignore[arg-type]
+    def _run_step(self, command: list[str], *, stdout: IO[bytes] | int, stderr: IO[bytes] | None) -> int:
+        child = spawn(command, environment=self.environment, stdout=stdout, stderr=stderr)
         try:
             if not self.supervisor.run_until(lambda: child.poll() is not None):
                 raise Stopped
         finally:
             while child.poll() is None:
-                signal_group(child, self.signals.STOPS[1])
+                signal_group(child, SIGTERM)
                 self.signals.wait(0.5)
         return child.returncode
 
     def _roles(self) -> list[Role]:
-        def role(name: str, command: str, **rest: object) -> Role:
-            return Role(name, role_command(command, self.settings), self.environment, **rest)  # type: ignore[arg-type]
-
-        patience = self.settings.drain_seconds + DRAIN_MARGIN_SECONDS
-        numbers = range(1, self.options.workers + 1)
+        command = {name: role_command(name, self.settings) for name in ("api", "dispatcher", "worker", "flower")}
+        drain = self.settings.drain_seconds + DRAIN_MARGIN_SECONDS
+        workers = [f"worker-{number}" for number in range(1, self.options.workers + 1)]
         return [
-            role("api", "api", wave=ROLE_WAVE),
-            role("dispatcher", "dispatcher", wave=ROLE_WAVE),
-            *(role(f"worker-{number}", "worker", wave=WORKER_WAVE, stop_seconds=patience) for number in numbers),
-            role("flower", "flower", wave=ROLE_WAVE, essential=False),
+            Role("api", command["api"], self.environment, wave=ROLE_WAVE),
+            Role("dispatcher", command["dispatcher"], self.environment, wave=ROLE_WAVE),
+            *(
+                Role(name, command["worker"], self.environment, wave=WORKER_WAVE, stop_seconds=drain)
+                for name in workers
+            ),
+            Role("flower", command["flower"], self.environment, wave=ROLE_WAVE, essential=False),
         ]
 
     def _wait_ready(self, started_at: float) -> None:
@@ -206,7 +210,7 @@ class System:
             if not self.supervisor.run_until(ready, look_seconds=LOOK_SECONDS):
                 raise Stopped
         self.supervisor.was_ready = True
-        self._say(f"[green]ready[/green] after {time.monotonic() - started_at:.1f} s. In another terminal, try:")
+        self._say(f"ready after {time.monotonic() - started_at:.1f} s. In another terminal, try:", "bold green")
         self._say('  penstock submit --stream "Write a haiku about ice hockey"')
         self._say("ctrl-C drains and stops.")
 
@@ -243,7 +247,7 @@ class System:
     def _own_database(self) -> bool:
         return bool(self.settings.database_url) and not self.options.postgres
 
-    def _status(self):  # type: ignore[no-untyped-def]
+    def _status(self) -> AbstractContextManager[Status | None]:
         """A spinner where somebody watches."""
         return self.console.status("starting …") if self.console.is_terminal and not self.mirror else nullcontext()
 
@@ -251,8 +255,8 @@ class System:
         if self.mirror:
             self.mirror.look()
 
-    def _say(self, line: str) -> None:
-        self.console.print(line, soft_wrap=True)
+    def _say(self, line: str, style: str | None = None) -> None:
+        self.console.print(line, style=style, soft_wrap=True, markup=False, highlight=False)
 
     def _show_line(self, name: str, line: str) -> None:
         self.console.print(f"[dim]{name:>10} |[/dim] {escape(line)}", soft_wrap=True, highlight=False)
