@@ -7,6 +7,7 @@
     ├── LeaseLost               the attempt no longer holds its job              (never retry)
     ├── QueueUnavailable        Redis cannot be reached or is full               (retry helps)
     ├── StoreUnavailable        the database cannot be reached, or is full       (retry helps)
+    ├── StoreRefused            a rule of the database refused: a defect of ours (never retry)
     └── ModelUnknown            no worker has announced the model yet            (retry helps)
 
 No message holds a prompt or a completion.
@@ -76,6 +77,17 @@ class StoreUnavailable(PenstockError):
 
     retryable = True
     code = "store_unavailable"
+
+
+class StoreRefused(PenstockError):
+    """A rule of the database refused a statement. `rule` names it (a constraint, or the driver's error class).
+
+    The driver's own message is left out on purpose: PostgreSQL puts the whole row into it, the prompt included.
+    """
+
+    def __init__(self, rule: str) -> None:
+        super().__init__(f"The database refused a statement: {rule}.")
+        self.rule = rule
 
 
 class ModelUnknown(PenstockError):

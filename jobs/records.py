@@ -126,6 +126,26 @@ class SweepReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Submitted:
+    """What a submission made: ids in the order of its jobs. `replayed`: an earlier call with the key had made them."""
+
+    ids: Sequence[str]
+    batch_id: str | None
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Publishable:
+    """Ids of the queued jobs whose message should go out now, oldest first; batch lines fairly mixed."""
+
+    interactive: Sequence[str] = ()
+    batch: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.interactive or self.batch)
+
+
+@dataclass(frozen=True, slots=True)
 class BatchCounts:
     """Jobs of a batch by state."""
 

@@ -8,6 +8,7 @@ Lock order, for PostgreSQL: batch, job, attempt, generation.
 
 from __future__ import annotations
 
+import zlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -59,6 +60,14 @@ def _one_of(column: str, values: object) -> str:
     return f"{column} IN ({names})"
 
 
+def _where(condition: str) -> dict[str, Any]:
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
+
+_UNPUBLISHED = "state = 'queued' AND published_at IS NULL"
+_PUBLISHED = "state = 'queued' AND published_at IS NOT NULL"
+
+
 class Base(DeclarativeBase):
     metadata = MetaData(
         naming_convention={
@@ -92,6 +101,7 @@ class Batch(Base):
         CheckConstraint(
             "num_succeeded + num_failed + num_cancelled + num_expired <= num_total", "counters_within_total"
         ),
+        Index("ix_batches_open", "id", **_where("ended_at IS NULL")),
     )
 
 
@@ -138,28 +148,15 @@ class Job(Base):
         CheckConstraint(f"({_one_of('state', ENDED)}) = (ended_at IS NOT NULL)", "ended_at_when_ended"),
         CheckConstraint("num_failures <= attempt", "failures_within_attempts"),
         UniqueConstraint("batch_id", "line_number"),
-        # What the dispatcher reads: small, because ended jobs are not in them.
-        Index(
-            "ix_jobs_queued",
-            "priority",
-            "available_at",
-            "id",
-            sqlite_where=text("state = 'queued'"),
-            postgresql_where=text("state = 'queued'"),
-        ),
-        Index(
-            "ix_jobs_lease",
-            "lease_expires_at",
-            sqlite_where=text("state = 'running'"),
-            postgresql_where=text("state = 'running'"),
-        ),
-        Index(
-            "ix_jobs_deadline",
-            "deadline_at",
-            sqlite_where=text("deadline_at IS NOT NULL AND ended_at IS NULL"),
-            postgresql_where=text("deadline_at IS NOT NULL AND ended_at IS NULL"),
-        ),
-        Index("ix_jobs_batch", "batch_id", "state", "id"),
+        # What the dispatcher reads. All are partial, so that a round costs what it moves and not what waits: a batch
+        # of 1,000,000 queued lines is in `ix_jobs_unpublished` only, which is entered at the head of one batch
+        # for as many rows as the window has room; the published ones are as many as the window holds.
+        Index("ix_jobs_unpublished", "priority", "batch_id", "available_at", "id", **_where(_UNPUBLISHED)),
+        Index("ix_jobs_published", "priority", "published_at", "id", **_where(_PUBLISHED)),
+        Index("ix_jobs_lease", "lease_expires_at", **_where("state = 'running'")),
+        Index("ix_jobs_deadline", "deadline_at", **_where("deadline_at IS NOT NULL AND ended_at IS NULL")),
+        # What listings read: a batch in the order of its lines (the unique constraint above), by state, by owner.
+        Index("ix_jobs_batch", "batch_id", "state", "line_number"),
         Index("ix_jobs_owner", "owner", "id"),
         Index("ix_jobs_state", "state", "id"),
     )
@@ -187,8 +184,7 @@ class Attempt(Base):
             "uq_attempts_running",
             "job_id",
             unique=True,
-            sqlite_where=text("outcome IS NULL"),
-            postgresql_where=text("outcome IS NULL"),
+            **_where("outcome IS NULL"),
         ),
     )
 
@@ -240,6 +236,11 @@ class Model(Base):
     recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"))
     details: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     announced_at: Mapped[datetime] = mapped_column(Instant)
+
+    @property
+    def vocabulary_gguf(self) -> bytes:
+        """The vocabulary as the GGUF file that it is, decompressed."""
+        return zlib.decompress(self.vocabulary)
 
 
 class Worker(Base):

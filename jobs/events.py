@@ -1,0 +1,262 @@
+"""Events: what happens to a job while it happens. Numbered, so that a reader notices what it missed.
+
+Keys and channels, all in one Redis database:
+
+    penstock:job:{id}            channel   JSON messages about one job:
+                                           {"type": "text", "attempt": 1, "seq": 42, "text": "..."}
+                                           {"type": "state", "state": "running", "attempt": 1}
+                                           {"type": "end", "state": "succeeded"}
+    penstock:job:{id}:snapshot   string    {"attempt", "seq", "text"}: the whole text so far; expires
+    penstock:job:{id}:end        string    the state a job ended in, for a reader that came a moment late; expires
+    penstock:cancel              channel   ids of running jobs that somebody cancelled; workers listen
+    penstock:dispatch            channel   anything: wakes the dispatcher
+    penstock:sentinel            string    there while Redis was not emptied; the dispatcher sets it
+    penstock:reader              channel   never written to; keeps a reader's connection a subscriber
+    interactive, batch           list      Celery's queues (with `unacked*` and `_kombu.*` beside them)
+
+`seq` is the length, in code points, of all the completion so far, the event's own text included: an event covers
+[seq - len(text), seq). For each text the snapshot is written first and the message sent after it, in one round trip,
+so a reader that subscribes, waits for the acknowledgement and then reads the snapshot misses nothing.
+
+The writer never raises into a generation. Events are a courtesy; the row is the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import structlog
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ConstantBackoff
+from redis.client import Pipeline
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from jobs.errors import QueueUnavailable
+from jobs.fanout import STALE, Fanout
+from jobs.states import JobState
+from jobs.transcript import GAP, Event, Transcript
+
+log = structlog.get_logger("penstock.events")
+
+CANCEL_CHANNEL = "penstock:cancel"
+DISPATCH_CHANNEL = "penstock:dispatch"
+SENTINEL_KEY = "penstock:sentinel"
+
+QUIET_SECONDS = 1.0
+"""After a failure, text events are not even tried for so long: the engine's text must not wait for a dead Redis."""
+MAILBOX_SIZE = 256
+SNAPSHOT_READS = 16
+"""Snapshots that one process reads at a time, whatever the number of its readers."""
+
+TextEvent = tuple[str, int, int, str, str]
+"""Job id, attempt, seq, the new text, the whole text so far."""
+
+
+def job_channel(job_id: str) -> str:
+    return f"penstock:job:{job_id}"
+
+
+def snapshot_key(job_id: str) -> str:
+    return f"penstock:job:{job_id}:snapshot"
+
+
+def end_key(job_id: str) -> str:
+    return f"penstock:job:{job_id}:end"
+
+
+def open_redis(url: str) -> Redis:
+    """Open a client whose every wait has a bound. Nothing connects yet. One retry: a restarted Redis leaves stale
+    connections behind."""
+    return Redis.from_url(
+        url,
+        socket_timeout=5.0,
+        **_connect_bounds(url),
+        health_check_interval=10,
+        retry=Retry(ConstantBackoff(0.05), 1),
+    )
+
+
+def open_async_redis(url: str) -> AsyncRedis:
+    """The same for an event loop, for `EventReader`."""
+    return AsyncRedis.from_url(
+        url,
+        socket_timeout=5.0,
+        **_connect_bounds(url),
+        health_check_interval=10,
+        retry=AsyncRetry(ConstantBackoff(0.05), 1),
+    )
+
+
+def _connect_bounds(url: str) -> dict[str, Any]:
+    return {} if url.startswith("unix://") else {"socket_connect_timeout": 2.0, "socket_keepalive": True}
+
+
+class EventWriter:
+    """Tells the world. Every method answers whether Redis took it, and never raises for an outage."""
+
+    def __init__(self, redis: Redis, *, snapshot_seconds: float = 3600.0) -> None:
+        self._redis = redis
+        self._expiry_ms = int(snapshot_seconds * 1000)
+        self._failing = False
+        self._quiet_until = 0.0
+
+    def text(self, events: Sequence[TextEvent]) -> bool:
+        """Send new text of any number of jobs in one round trip."""
+        if not events or time.monotonic() < self._quiet_until:
+            return not events
+
+        def add(pipe: Pipeline) -> None:
+            for event in events:
+                self._add_text(pipe, event)
+
+        return self._send(add)
+
+    def _add_text(self, pipe: Pipeline, event: TextEvent) -> None:
+        job_id, attempt, seq, delta, full_text = event
+        snapshot = {"attempt": attempt, "seq": seq, "text": full_text}
+        pipe.set(snapshot_key(job_id), _dump(snapshot), px=self._expiry_ms)
+        pipe.publish(job_channel(job_id), _dump({"type": "text", "attempt": attempt, "seq": seq, "text": delta}))
+
+    def state(self, job_id: str, state: JobState, attempt: int | None = None) -> bool:
+        """A job that is not over moved: `running`, or `queued` again."""
+        message = {"type": "state", "state": state} | ({} if attempt is None else {"attempt": attempt})
+
+        def add(pipe: Pipeline) -> None:
+            pipe.delete(end_key(job_id))  # An operator may have brought it back from its end.
+            pipe.publish(job_channel(job_id), _dump(message))
+
+        return self._send(add)
+
+    def end(self, job_id: str, state: JobState) -> bool:
+        """A job is over. Call it after the commit that ended it."""
+
+        def add(pipe: Pipeline) -> None:
+            pipe.set(end_key(job_id), str(state), px=self._expiry_ms)
+            pipe.publish(job_channel(job_id), _dump({"type": "end", "state": state}))
+
+        return self._send(add)
+
+    def cancel(self, job_id: str) -> bool:
+        """Tell the workers that somebody cancelled a running job."""
+        return self._send(lambda pipe: pipe.publish(CANCEL_CHANNEL, job_id))
+
+    def wake_dispatcher(self) -> bool:
+        """There is something to dispatch: do not wait for the next round."""
+        return self._send(lambda pipe: pipe.publish(DISPATCH_CHANNEL, "wake"))
+
+    def _send(self, add: Callable[[Pipeline], object]) -> bool:
+        try:
+            pipe = self._redis.pipeline(transaction=False)
+            add(pipe)
+            # A full Redis refuses the snapshot and still takes the message: the two answer for themselves.
+            answers = pipe.execute(raise_on_error=False)
+            error = next((answer for answer in answers if isinstance(answer, Exception)), None)
+        except (RedisError, OSError) as outage:
+            error = outage
+            self._quiet_until = time.monotonic() + QUIET_SECONDS
+        self._note(error)
+        return error is None
+
+    def _note(self, error: Exception | None) -> None:
+        """Log once when an outage begins, and once when it is over."""
+        if error is not None and not self._failing:
+            log.warning(
+                "events_lost", error=type(error).__name__, next="jobs go on; readers find the end in the database"
+            )
+        elif error is None and self._failing:
+            log.info("events_back")
+        self._failing = error is not None
+
+
+class EventReader:
+    """Follows jobs. All readers of a process share one pub/sub connection; lives in one event loop."""
+
+    def __init__(self, redis: AsyncRedis, *, mailbox_size: int = MAILBOX_SIZE, patience_seconds: float = 3.0) -> None:
+        """`mailbox_size`: messages that wait for a slow reader before it is sent to the snapshot instead.
+        `patience_seconds`: how long readers wait through an outage of Redis before they get QueueUnavailable."""
+        self._redis = redis
+        self._patience_seconds = patience_seconds
+        self._fanout = Fanout(redis, mailbox_size=mailbox_size, patience_seconds=patience_seconds)
+        self._reads = asyncio.Semaphore(SNAPSHOT_READS)
+
+    async def aclose(self) -> None:
+        """Stop following; readers that still wait get QueueUnavailable. The client stays open."""
+        await self._fanout.aclose()
+
+    async def follow(self, job_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
+        """Yield what happens to a job: no gap, no repeat. `after`: code points of its text that the client has.
+
+        Yields `{"type": "text", "attempt", "seq", "text"}`, `{"type": "state", "state"[, "attempt"]}`, and
+        `{"type": "reset", "attempt"}` when a newer attempt's text does not continue what was told (its text follows,
+        from the first character). Ends after `{"type": "end", "state"}`; the database then has all the text, also
+        what a full Redis may have kept from here.
+
+        Raises:
+            QueueUnavailable: Redis is out of reach for longer than the patience.
+        """
+        async with aclosing(self._follow(job_id, Transcript(after))) as events:
+            async for event in events:
+                yield event
+                if event["type"] == "end":
+                    return
+
+    async def _follow(self, job_id: str, transcript: Transcript) -> AsyncGenerator[Event, None]:
+        async with self._fanout.listen(job_channel(job_id)) as mailbox:
+            while True:
+                message = await mailbox.get()
+                if message == STALE:
+                    events = await self._reload(job_id, transcript)
+                else:
+                    events = await self._hear(job_id, transcript, json.loads(message))
+                for event in events:
+                    yield event
+
+    async def _hear(self, job_id: str, transcript: Transcript, message: dict[str, Any]) -> list[Event]:
+        if message["type"] == "end":
+            # Whatever text was missed is in the snapshot, which was written before the end was.
+            return [*await self._reload(job_id, transcript, with_end=False), message]
+        if message["type"] != "text":
+            return [message]
+        piece = (message["attempt"], message["seq"], message["text"])
+        events = transcript.hear(*piece)
+        if events != GAP:
+            return events
+        caught_up = await self._reload(job_id, transcript, with_end=False)
+        again = transcript.hear(*piece)
+        return caught_up if again == GAP else caught_up + again
+
+    async def _reload(self, job_id: str, transcript: Transcript, *, with_end: bool = True) -> list[Event]:
+        snapshot, end = await self._read(job_id)
+        events: list[Event] = []
+        if snapshot is not None:
+            document = json.loads(snapshot)
+            events = transcript.read_snapshot(document["attempt"], document["text"])
+        if with_end and end is not None:
+            events.append({"type": "end", "state": end.decode() if isinstance(end, bytes) else end})
+        return events
+
+    async def _read(self, job_id: str) -> tuple[bytes | str | None, bytes | str | None]:
+        """Read snapshot and end in one step; through a short outage if need be."""
+        give_up_at = time.monotonic() + self._patience_seconds
+        while True:
+            try:
+                async with self._reads:
+                    snapshot, end = await self._redis.mget(snapshot_key(job_id), end_key(job_id))
+            except (RedisError, OSError):
+                if time.monotonic() > give_up_at:
+                    raise QueueUnavailable("Redis cannot be reached.") from None
+                await asyncio.sleep(0.05)
+            else:
+                return snapshot, end
+
+
+def _dump(message: dict[str, Any]) -> str:
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,196 @@
+"""How attempts and jobs end: the guarded statements, the stored generation, and the batch counters beside them.
+
+A batch's counters are kept by the statements that end its jobs, in the same transaction, under the batch's lock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobs.errors import LeaseLost
+from jobs.records import AttemptRef, Failed, GenerationRecord, Outcome, recipe_id
+from jobs.states import ENDED, JobState
+from jobs.store.scope import AnyRow, Scope
+from jobs.store.verdicts import AnyOutcome, Verdict, after
+from jobs.tables import Attempt, Batch, Generation, Job, Recipe
+
+Judged = tuple[AnyRow, Verdict]
+"""A locked job and where it goes."""
+
+_COUNTERS = {
+    JobState.SUCCEEDED: Batch.num_succeeded,
+    JobState.FAILED: Batch.num_failed,
+    JobState.CANCELLED: Batch.num_cancelled,
+    JobState.EXPIRED: Batch.num_expired,
+}
+
+_END_ATTEMPT = (
+    sa.update(Attempt)
+    .where(
+        Attempt.job_id == sa.bindparam("the_job"),
+        Attempt.number == sa.bindparam("the_number"),
+        Attempt.outcome.is_(None),
+    )
+    .values(outcome=sa.bindparam("outcome"), ended_at=sa.bindparam("ended_at"), error=sa.bindparam("error"))
+)
+
+_MOVE_JOB = (
+    sa.update(Job)
+    .where(
+        Job.id == sa.bindparam("the_job"),
+        Job.attempt == sa.bindparam("the_number"),
+        Job.state == JobState.RUNNING,
+    )
+    .values(
+        state=sa.bindparam("state"),
+        num_failures=Job.num_failures + sa.bindparam("num_costs"),
+        available_at=sa.func.coalesce(sa.bindparam("available_at", type_=Job.available_at.type), Job.available_at),
+        ended_at=sa.bindparam("ended_at"),
+        error=sa.bindparam("error"),
+        lease_expires_at=None,
+        published_at=None,
+    )
+)
+
+
+def finish_many(scope: Scope, finishes: Sequence[tuple[AttemptRef, Outcome]]) -> list[JobState | LeaseLost]:
+    """End attempts together. An attempt that no longer holds its job is refused; the others are stored."""
+    ids = {ref.job_id for ref, _ in finishes}
+    scope.lock_batches(scope.batches_of(ids))
+    jobs = {row.id: row for row in scope.lock_jobs(ids)}
+    answers: list[JobState | LeaseLost] = []
+    judged: list[Judged] = []
+    records: list[tuple[AttemptRef, GenerationRecord]] = []
+    for ref, outcome in finishes:
+        job = jobs.get(ref.job_id)
+        if job is None or job.state != JobState.RUNNING or job.attempt != ref.number:
+            answers.append(LeaseLost(ref.job_id, ref.number))
+            continue
+        del jobs[ref.job_id]  # One end each: a second one in the same call finds no job.
+        verdict = after(_storable(outcome), job, scope.now, scope.settings, scope.random)
+        record = getattr(outcome, "generation", None)
+        if record is not None:
+            records.append((ref, record))
+        judged.append((job, verdict))
+        answers.append(verdict.state)
+    apply(scope, judged)
+    _store_generations(scope, records)
+    return answers
+
+
+def apply(scope: Scope, judged: Sequence[Judged]) -> None:
+    """Move locked running jobs, and end their attempts, as judged."""
+    if not judged:
+        return
+    moved = scope.connection.execute(_MOVE_JOB, [_move(scope, job, verdict) for job, verdict in judged])
+    if moved.rowcount not in {len(judged), -1}:  # -1: the driver does not count.
+        raise RuntimeError(f"{moved.rowcount} of {len(judged)} locked jobs moved")
+    scope.connection.execute(_END_ATTEMPT, [_ended_attempt(scope, job, verdict) for job, verdict in judged])
+    count(scope, ((job.batch_id, verdict.state) for job, verdict in judged))
+
+
+def _move(scope: Scope, job: AnyRow, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "the_job": job.id,
+        "the_number": job.attempt,
+        "state": verdict.state,
+        "num_costs": verdict.num_costs,
+        "available_at": verdict.available_at,
+        "ended_at": scope.now if verdict.state in ENDED else None,
+        "error": verdict.error,
+    }
+
+
+def _ended_attempt(scope: Scope, job: AnyRow, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "the_job": job.id,
+        "the_number": job.attempt,
+        "outcome": verdict.outcome,
+        "ended_at": scope.now,
+        "error": verdict.attempt_error,
+    }
+
+
+def end_queued(scope: Scope, ids: Collection[str], state: JobState) -> list[str]:
+    """End queued jobs that never got to run (again). Rows that a claim holds just now are left to it."""
+    scope.lock_batches(scope.batches_of(ids))
+    jobs = [job for job in scope.lock_jobs(ids, skip_locked=True) if job.state == JobState.QUEUED]
+    ended = [job.id for job in jobs]
+    if ended:
+        scope.connection.execute(
+            sa.update(Job)
+            .where(Job.id.in_(ended), Job.state == JobState.QUEUED)
+            .values(state=state, ended_at=scope.now, published_at=None)
+        )
+        count(scope, ((job.batch_id, state) for job in jobs))
+    return ended
+
+
+def count(scope: Scope, moves: Iterable[tuple[str | None, JobState]], *, step: int = 1) -> None:
+    """Add ended jobs to the counters of their (locked) batches; a batch whose last job ends, ends with it."""
+    tally = Counter((batch_id, state) for batch_id, state in moves if batch_id is not None and state in ENDED)
+    for batch_id in sorted({batch_id for batch_id, _ in tally}):
+        added = {state: step * tally[batch_id, state] for state in _COUNTERS}
+        ended: Any = sum(_COUNTERS[state] + added[state] for state in _COUNTERS)
+        values: dict[Any, Any] = {_COUNTERS[state]: _COUNTERS[state] + added[state] for state in _COUNTERS}
+        values[Batch.ended_at] = sa.case((ended == Batch.num_total, scope.now), else_=None)
+        scope.connection.execute(sa.update(Batch).where(Batch.id == batch_id).values(values))
+
+
+def ensure_recipes(scope: Scope, recipes: Iterable[Mapping[str, Any]]) -> None:
+    """Store recipes that are new. In the order of their ids: two workers may bring the same new ones at once."""
+    rows = {recipe_id(recipe): storable(recipe) for recipe in recipes}
+    for identity in sorted(rows):
+        row = {"id": identity, "body": rows[identity], "created_at": scope.now}
+        scope.connection.execute(scope.insert(Recipe).values(row).on_conflict_do_nothing())
+
+
+def _store_generations(scope: Scope, records: Sequence[tuple[AttemptRef, GenerationRecord]]) -> None:
+    if records:
+        ensure_recipes(scope, (record.recipe for _, record in records))
+        scope.connection.execute(sa.insert(Generation), [_generation(scope, *item) for item in records])
+
+
+def _generation(scope: Scope, ref: AttemptRef, record: GenerationRecord) -> dict[str, Any]:
+    return {
+        "job_id": ref.job_id,
+        "attempt": ref.number,
+        "completion": storable(record.completion),
+        "finish_reason": record.finish_reason,
+        "num_prompt_tokens": len(record.prompt_token_ids),
+        "num_completion_tokens": len(record.completion_token_ids),
+        "prompt_token_ids": list(record.prompt_token_ids),
+        "completion_token_ids": list(record.completion_token_ids),
+        "logprobs": None if record.logprobs is None else storable(list(record.logprobs)),
+        "recipe_id": recipe_id(record.recipe),
+        "timings": storable(dict(record.timings)),
+        "stored_at": scope.now,
+    }
+
+
+def _storable(outcome: AnyOutcome) -> AnyOutcome:
+    if isinstance(outcome, Failed):
+        return Failed(str(storable(outcome.code)), str(storable(outcome.message)), outcome.retryable)
+    return outcome
+
+
+def storable(value: Any) -> Any:
+    """Make a value that PostgreSQL's text and JSONB hold: a model may emit NUL, a logarithm may be infinite.
+
+    A result must never be refused for its characters: NUL and half surrogates become U+FFFD, a number that is not
+    finite becomes null. The token ids, stored beside, are exact.
+    """
+    if isinstance(value, str):
+        return value.replace("\x00", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {storable(str(name)): storable(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable(item) for item in value]
+    return value

@@ -1,0 +1,123 @@
+"""Reading: jobs, attempts, generations, batches. Rows come back detached; nothing here changes one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from jobs.errors import NotFound
+from jobs.records import BatchCounts
+from jobs.states import JobState, Priority
+from jobs.store.scope import PUBLISHED, RUNNING, UNPUBLISHED, Scope
+from jobs.tables import Attempt, Base, Batch, Generation, Job, Recipe
+
+Entity = TypeVar("Entity", bound=Base)
+
+MAX_POSITION = 10_000
+"""Positions are counted so far and no further: whoever stands behind it hears this number."""
+
+
+def rows(scope: Scope, query: sa.Select[Entity]) -> Sequence[Entity]:
+    """Read whole rows as detached objects."""
+    with Session(bind=scope.connection, expire_on_commit=False) as session:
+        found = session.scalars(query).all()
+        session.expunge_all()
+        return found
+
+
+def get_job(scope: Scope, job_id: str, owner: str | None) -> Job:
+    found = rows(scope, sa.select(Job).where(Job.id == job_id))
+    if not found or owner not in {None, found[0].owner}:
+        raise NotFound("job", job_id)
+    return found[0]
+
+
+def get_generation(scope: Scope, job_id: str) -> Generation | None:
+    return next(iter(rows(scope, sa.select(Generation).where(Generation.job_id == job_id))), None)
+
+
+def get_recipe(scope: Scope, recipe_id: str) -> dict[str, Any]:
+    body: dict[str, Any] | None = scope.connection.scalar(sa.select(Recipe.body).where(Recipe.id == recipe_id))
+    if body is None:
+        raise NotFound("recipe", recipe_id)
+    return body
+
+
+def attempts(scope: Scope, job_id: str) -> list[Attempt]:
+    return list(rows(scope, sa.select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)))
+
+
+def list_jobs(
+    scope: Scope,
+    *,
+    state: JobState | None,
+    batch_id: str | None,
+    limit: int,
+    after: str | None,
+    owner: str | None,
+) -> tuple[list[Job], bool]:
+    """A page, newest first. Lines of one batch come by line number, all others by id (which is the time)."""
+    order = Job.id if batch_id is None else Job.line_number
+    query = sa.select(Job)
+    if state is not None:
+        query = query.where(Job.state == state)
+    if batch_id is not None:
+        query = query.where(Job.batch_id == batch_id)
+    if owner is not None:
+        query = query.where(Job.owner == owner)
+    if after is not None:
+        cursor = get_job(scope, after, owner)
+        query = query.where(order < (cursor.id if batch_id is None else cursor.line_number))
+    found = rows(scope, query.order_by(order.desc()).limit(limit + 1))
+    return list(found[:limit]), len(found) > limit
+
+
+def get_batch(scope: Scope, batch_id: str, owner: str | None) -> tuple[Batch, BatchCounts]:
+    found = rows(scope, sa.select(Batch).where(Batch.id == batch_id))
+    if not found or owner not in {None, found[0].owner}:
+        raise NotFound("batch", batch_id)
+    return found[0], counts(scope, found[0])
+
+
+def counts(scope: Scope, batch: Batch) -> BatchCounts:
+    """Ends are counted in the batch's row; only the running ones are looked up, and those are few."""
+    by_state = {
+        JobState.SUCCEEDED: batch.num_succeeded,
+        JobState.FAILED: batch.num_failed,
+        JobState.CANCELLED: batch.num_cancelled,
+        JobState.EXPIRED: batch.num_expired,
+    }
+    running = sa.select(sa.func.count()).select_from(Job).where(RUNNING, Job.batch_id == batch.id)
+    by_state[JobState.RUNNING] = scope.connection.scalar(running) or 0
+    by_state[JobState.QUEUED] = batch.num_total - sum(by_state.values())
+    return BatchCounts(batch.num_total, by_state)
+
+
+def queue_position(scope: Scope, job: Job) -> int | None:
+    """How many queued jobs go first, as things stand: 0 is next, None is not queued. An estimate for batch lines."""
+    if job.state != JobState.QUEUED:
+        return None
+    interactive = Job.priority == Priority.INTERACTIVE
+    if job.priority == Priority.INTERACTIVE:
+        ahead: list[tuple[Any, ...]] = [
+            (PUBLISHED, interactive, Job.id < job.id),
+            (UNPUBLISHED, interactive, Job.id < job.id),
+        ]
+    else:
+        ahead = [(PUBLISHED, interactive), (UNPUBLISHED, interactive), *_lines_ahead(job)]
+    return min(MAX_POSITION, sum(_count(scope, conditions) for conditions in ahead))
+
+
+def _lines_ahead(job: Job) -> list[tuple[Any, ...]]:
+    batch = Job.priority == Priority.BATCH
+    if job.published_at is not None:
+        return [(PUBLISHED, batch, Job.published_at <= job.published_at, Job.id < job.id)]
+    return [(PUBLISHED, batch), (UNPUBLISHED, batch, Job.batch_id == job.batch_id, Job.id < job.id)]
+
+
+def _count(scope: Scope, conditions: tuple[Any, ...]) -> int:
+    some = sa.select(sa.literal(1)).select_from(Job).where(*conditions).limit(MAX_POSITION).subquery()
+    return scope.connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0

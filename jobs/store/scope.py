@@ -1,0 +1,74 @@
+"""The scope of one transaction: its connection, its one instant, the settings. And the locks, in their order.
+
+Lock order on PostgreSQL: batches by id, then jobs by id, then attempts, generations. Whoever locks several rows of
+one table does it here, sorted, so two transactions never wait for each other in a ring. SQLite has one writer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Row
+
+from jobs.settings import Settings
+from jobs.tables import Base, Batch, Job
+
+# Written out, never bound: a planner takes a partial index only where it can read the condition in the statement.
+QUEUED = sa.text("jobs.state = 'queued'")
+RUNNING = sa.text("jobs.state = 'running'")
+UNPUBLISHED = sa.text("jobs.state = 'queued' AND jobs.published_at IS NULL")
+PUBLISHED = sa.text("jobs.state = 'queued' AND jobs.published_at IS NOT NULL")
+
+Insert = postgresql.Insert | sqlite.Insert
+AnyRow = Row[*tuple[Any, ...]]
+AnySelect = sa.Select[*tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """One transaction. `now` is read once, from the database's clock, and every row it writes carries it."""
+
+    connection: Connection
+    now: datetime
+    settings: Settings
+    random: random.Random
+
+    def insert(self, table: type[Base]) -> Insert:
+        """Begin an INSERT that can say `ON CONFLICT`, which both databases know and plain SQL does not."""
+        if self.connection.dialect.name == "postgresql":
+            return postgresql.insert(table)
+        return sqlite.insert(table)
+
+    def lock_batches(self, ids: Iterable[str | None]) -> None:
+        """Lock batches whose counters this transaction will change. Before any of their jobs."""
+        wanted = {batch_id for batch_id in ids if batch_id is not None}
+        if wanted:
+            query = sa.select(Batch.id).where(Batch.id.in_(wanted)).order_by(Batch.id)
+            self.connection.execute(query.with_for_update(key_share=True)).all()
+
+    def lock_jobs(self, ids: Iterable[str], *, skip_locked: bool = False) -> Sequence[AnyRow]:
+        """Lock jobs and read what decides where they go. `skip_locked` leaves out rows that another one holds."""
+        columns = sa.select(
+            Job.id,
+            Job.batch_id,
+            Job.state,
+            Job.attempt,
+            Job.num_failures,
+            Job.max_attempts,
+            Job.lease_expires_at,
+            Job.deadline_at,
+            Job.cancel_requested_at,
+        )
+        query = columns.where(Job.id.in_(set(ids))).order_by(Job.id)
+        return self.connection.execute(query.with_for_update(key_share=True, skip_locked=skip_locked)).all()
+
+    def batches_of(self, ids: Iterable[str]) -> set[str]:
+        """Read which batches these jobs belong to. Needs no lock: a job never moves to another batch."""
+        query = sa.select(Job.batch_id).distinct().where(Job.id.in_(set(ids)), Job.batch_id.is_not(None))
+        return {batch_id for batch_id in self.connection.scalars(query) if batch_id is not None}

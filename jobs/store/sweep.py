@@ -1,0 +1,57 @@
+"""Periodic repair: leases that ran out, deadlines that passed, cancelled batches whose caller died half-way.
+
+Each step looks for rows without a lock, then takes what it found a chunk at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from jobs.states import JobState
+from jobs.store import ending
+from jobs.store.ending import Judged
+from jobs.store.scope import QUEUED, RUNNING, Scope
+from jobs.store.verdicts import LeaseRanOut, after
+from jobs.tables import Batch, Job
+
+CHUNK = 500
+
+
+def leases_ran_out(scope: Scope) -> Sequence[str]:
+    """Find running jobs whose worker stayed silent past its lease."""
+    query = sa.select(Job.id).where(RUNNING, Job.lease_expires_at <= scope.now)
+    return scope.connection.scalars(query.order_by(Job.lease_expires_at).limit(CHUNK)).all()
+
+
+def free_leases(scope: Scope, ids: Sequence[str]) -> list[tuple[str, JobState]]:
+    """End the attempts of silent workers; answer where each job went.
+
+    A row that another transaction holds is left alone: its worker is finishing or renewing it just now.
+    """
+    scope.lock_batches(scope.batches_of(ids))
+    judged: list[Judged] = [
+        (job, after(LeaseRanOut(), job, scope.now, scope.settings, scope.random))
+        for job in scope.lock_jobs(ids, skip_locked=True)
+        if job.state == JobState.RUNNING and job.lease_expires_at <= scope.now
+    ]
+    ending.apply(scope, judged)
+    return [(job.id, verdict.state) for job, verdict in judged]
+
+
+def deadlines_passed(scope: Scope) -> Sequence[str]:
+    """Find queued jobs that can no longer start in time."""
+    query = sa.select(Job.id).where(
+        QUEUED, sa.text("jobs.deadline_at IS NOT NULL AND jobs.ended_at IS NULL"), Job.deadline_at <= scope.now
+    )
+    return scope.connection.scalars(query.order_by(Job.deadline_at).limit(CHUNK)).all()
+
+
+def batches_half_cancelled(scope: Scope) -> Sequence[str]:
+    """Find batches that are marked as cancelled and still have queued lines."""
+    waiting = sa.exists().where(Job.batch_id == Batch.id, Job.state == JobState.QUEUED)
+    query = sa.select(Batch.id).where(
+        sa.text("batches.ended_at IS NULL"), Batch.cancel_requested_at.is_not(None), waiting
+    )
+    return scope.connection.scalars(query.limit(CHUNK)).all()
