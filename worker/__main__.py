@@ -30,6 +30,7 @@ def main() -> int:
         quiet=True,
         no_color=not sys.stderr.isatty(),
     )
+    warnings.simplefilter("ignore", PendingDeprecationWarning)  # of choices that `worker.app` states
     worker.start()
     status = int(worker.exitcode or 0)
     if worker.pool is not None and worker.pool.num_stuck:

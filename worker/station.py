@@ -30,8 +30,8 @@ from worker.broadcast import Broadcaster
 from worker.cancels import CancelListener
 from worker.drain import Drain
 from worker.engine.engine import Engine
-from worker.engine.vocabulary import extract_vocabulary
 from worker.gate import Gate
+from worker.gguf_header import without_tensors
 from worker.heartbeat import Heartbeat, Watchdog
 from worker.leases import LeaseKeeper
 from worker.loading import Loaded, load, options_of, sampling_threads
@@ -200,7 +200,7 @@ class Station:
             loaded.source.name,
             loaded.source.sha256,
             loaded.model.context_tokens,
-            extract_vocabulary(loaded.source.path),
+            without_tensors(loaded.source.path),
             dict(loaded.recipe),
             {"repo": loaded.source.repo, "revision": loaded.source.revision, "row_classes": self._row_classes()},
         )

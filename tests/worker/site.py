@@ -17,7 +17,7 @@ from jobs.events import EventWriter
 from jobs.queue import Publisher, make_app
 from jobs.records import NewJob
 from jobs.settings import Settings
-from jobs.states import JobState, Priority
+from jobs.states import ENDED, JobState, Priority
 from jobs.store import Store
 from tests.support.services import wait_until
 
@@ -87,6 +87,14 @@ class Site:
         self.app.close()
         self.redis.close()
         self.engine.dispose()
+
+    def clear(self) -> None:
+        """Cancel what is alive, and wait until it has ended."""
+        while alive := [job for job in self.store.list_jobs(limit=200)[0] if job.ended_at is None]:
+            for job in alive:
+                self.store.cancel(job.id)
+                self.events.cancel(job.id)
+            wait_until(lambda: all(self.state(job.id) in ENDED for job in alive))  # noqa: B023
 
     def start_worker(self, *, ready: bool = True) -> WorkerProcess:
         worker = WorkerProcess(self.settings, self.folder, self.environment)

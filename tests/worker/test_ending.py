@@ -213,4 +213,3 @@ class TestWatchdog:
         notes.pop()()
         now[0] = 2 * SILENCE_SECONDS - 2
         assert watchdog.check()
-

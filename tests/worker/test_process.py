@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from jobs.records import recipe_id
 from jobs.states import JobState, Priority
-from tests.support.services import wait_until
+from tests.support.services import RedisServer, wait_until
 from tests.worker.gguf_files import write
 from tests.worker.site import LONG, SECRET, Site
 
 MakeSite = Callable[..., Site]
 
 
+@pytest.fixture(scope="module")
+def shared_site(
+    redis_server: RedisServer, sqlite_template: Path, endless_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """One worker for the tests that leave it as it was."""
+    folder = tmp_path_factory.mktemp("shared")
+    shutil.copy(sqlite_template, folder / "penstock.db")
+    url = redis_server.url.replace("db=0", "db=1")
+    site = Site(folder, f"sqlite:///{folder / 'penstock.db'}", url, endless_model)
+    site.start_worker()
+    yield site
+    site.close()
+
+
 @pytest.fixture
-def site(make_site: MakeSite, sqlite_url: str) -> Site:
-    made = make_site(sqlite_url)
-    made.start_worker()
-    return made
+def site(shared_site: Site) -> Iterator[Site]:
+    yield shared_site
+    shared_site.clear()
 
 
 def test_a_job_runs_to_a_stored_generation(make_site: MakeSite, database_url: str) -> None:

@@ -38,7 +38,9 @@ class Ends:
         if self.poison & set(ids):
             raise RuntimeError("cannot be stored")
         self.groups.append(ids)
-        return [LeaseLost(ref.job_id, ref.number) if ref.job_id in self.stale else JobState.CANCELLED for ref, _ in ends]
+        return [
+            LeaseLost(ref.job_id, ref.number) if ref.job_id in self.stale else JobState.CANCELLED for ref, _ in ends
+        ]
 
 
 @pytest.fixture
