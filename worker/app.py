@@ -14,6 +14,7 @@ from jobs.queue import TASK, make_app
 from jobs.settings import Settings
 from worker.pool import DrainingThreadPool
 from worker.station import Station, StationStep, concurrency
+from worker.transport import WorkerConnection
 
 
 def make_worker_app(settings: Settings) -> Celery:
@@ -21,10 +22,14 @@ def make_worker_app(settings: Settings) -> Celery:
     app = make_app(settings)
     station = Station(settings)
     app.station = station
+    app.amqp.Connection = WorkerConnection
     app.steps["worker"].add(StationStep)
     app.conf.update(
         worker_pool=f"{DrainingThreadPool.__module__}:{DrainingThreadPool.__name__}",
         worker_concurrency=concurrency(settings),
+        # A task goes on without Redis: only its message is lost.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_redirect_stdouts=False,  # the progress bars of loading belong on the terminal
     )
 
     @app.task(name=TASK)  # type: ignore[untyped-decorator]

@@ -1,4 +1,4 @@
-"""The head of a GGUF file: is it one, and how many bytes of KV cells a token of it costs.
+"""The head of a GGUF file: is it one, how many bytes of KV cells a token of it costs, its metadata without tensors.
 
 Reads a few kilobytes to a few megabytes, in milliseconds, before anything is loaded. Knows no llama.cpp: its loader
 says less about what is wrong. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (little endian,
@@ -8,6 +8,7 @@ versions 2 and 3).
 from __future__ import annotations
 
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +29,8 @@ class Header:
 
     values: dict[str, Any]
     num_tensors: int
+    num_bytes: int
+    """Up to the end of the metadata; the list of tensors follows."""
 
     @property
     def architecture(self) -> str:
@@ -65,7 +68,16 @@ def read_header(path: Path) -> Header:
             values = dict(_read_pair(file) for _ in range(num_values))
         except (struct.error, UnicodeDecodeError, KeyError) as error:
             raise NotGGUF("its head is damaged or cut short") from error
-    return Header({key: value for key, value in values.items() if value is not None}, num_tensors)
+        num_bytes = file.tell()
+    return Header({key: value for key, value in values.items() if value is not None}, num_tensors, num_bytes)
+
+
+def without_tensors(path: Path) -> bytes:
+    """All metadata and no tensors, as a zlib-compressed GGUF file: what `Vocabulary.from_bytes` reads."""
+    with path.open("rb") as file:
+        head = bytearray(file.read(read_header(path).num_bytes))
+    head[8:16] = bytes(8)  # the count of tensors, after magic and version
+    return zlib.compress(bytes(head), level=6)
 
 
 def _unpack(file: BinaryIO, layout: str) -> tuple[Any, ...]:

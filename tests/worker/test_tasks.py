@@ -51,9 +51,7 @@ class World:
     def finish_many(self, ends: Sequence[tuple[AttemptRef, Outcome]]) -> list[JobState | LeaseLost]:
         self.outcomes += [outcome for _, outcome in ends]
         self.told.append(("stored",))
-        return [
-            LeaseLost(ref.job_id, ref.number) if self.lost else STATES[type(outcome)] for ref, outcome in ends
-        ]
+        return [LeaseLost(ref.job_id, ref.number) if self.lost else STATES[type(outcome)] for ref, outcome in ends]
 
     def text(self, events: list[TextEvent]) -> bool:
         self.told += [("text", job_id, seq) for job_id, _, seq, _, _ in events]
