@@ -108,7 +108,7 @@ def _begin_sqlite(connection: Connection) -> None:
     wanted = "FULL" if options.get("durable", True) else "NORMAL"
     held = connection.info.setdefault("synchronous", "FULL")
     if options.get("writes", True) and wanted != held:
-        connection.connection.execute(f"PRAGMA synchronous = {wanted}")  # type: ignore[attr-defined]
+        connection.connection.execute(f"PRAGMA synchronous = {wanted}")
         connection.info["synchronous"] = wanted
     connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes", True) else "BEGIN")
 

@@ -15,8 +15,8 @@ Keys and channels, all in one Redis database:
     interactive, batch           list      Celery's queues (with `unacked*` and `_kombu.*` beside them)
 
 `seq` is the length, in code points, of all the completion so far, the event's own text included: an event covers
-[seq - len(text), seq). For each text the snapshot is written first and the message sent after it, in one round trip, so a
-reader that subscribes, waits for the acknowledgement and then reads the snapshot misses nothing.
+[seq - len(text), seq). For each text the snapshot is written first and the message sent after it, in one round trip,
+so a reader that subscribes, waits for the acknowledgement and then reads the snapshot misses nothing.
 
 The writer never raises into a generation. Events are a courtesy; the row is the truth.
 """
@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -112,7 +112,12 @@ class EventWriter:
         """Send new text of any number of jobs in one round trip."""
         if not events or time.monotonic() < self._quiet_until:
             return not events
-        return self._send(lambda pipe: [self._add_text(pipe, event) for event in events])
+
+        def add(pipe: Pipeline) -> None:
+            for event in events:
+                self._add_text(pipe, event)
+
+        return self._send(add)
 
     def _add_text(self, pipe: Pipeline, event: TextEvent) -> None:
         job_id, attempt, seq, delta, full_text = event
@@ -186,7 +191,7 @@ class EventReader:
         """Stop following; readers that still wait get QueueUnavailable. The client stays open."""
         await self._fanout.aclose()
 
-    async def follow(self, job_id: str, after: int = 0) -> AsyncIterator[Event]:
+    async def follow(self, job_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
         """Yield what happens to a job: no gap, no repeat. `after`: code points of its text that the client has.
 
         Yields `{"type": "text", "attempt", "seq", "text"}`, `{"type": "state", "state"[, "attempt"]}`, and
@@ -203,7 +208,7 @@ class EventReader:
                 if event["type"] == "end":
                     return
 
-    async def _follow(self, job_id: str, transcript: Transcript) -> AsyncIterator[Event]:
+    async def _follow(self, job_id: str, transcript: Transcript) -> AsyncGenerator[Event, None]:
         async with self._fanout.listen(job_channel(job_id)) as mailbox:
             while True:
                 message = await mailbox.get()
@@ -222,11 +227,11 @@ class EventReader:
             return [message]
         piece = (message["attempt"], message["seq"], message["text"])
         events = transcript.hear(*piece)
-        if events is not GAP:
+        if events != GAP:
             return events
         caught_up = await self._reload(job_id, transcript, with_end=False)
         again = transcript.hear(*piece)
-        return caught_up if again is GAP else caught_up + again
+        return caught_up if again == GAP else caught_up + again
 
     async def _reload(self, job_id: str, transcript: Transcript, *, with_end: bool = True) -> list[Event]:
         snapshot, end = await self._read(job_id)
@@ -238,7 +243,7 @@ class EventReader:
             events.append({"type": "end", "state": end.decode() if isinstance(end, bytes) else end})
         return events
 
-    async def _read(self, job_id: str) -> tuple[bytes | None, bytes | None]:
+    async def _read(self, job_id: str) -> tuple[bytes | str | None, bytes | str | None]:
         """Read snapshot and end in one step; through a short outage if need be."""
         give_up_at = time.monotonic() + self._patience_seconds
         while True:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final, Literal
 
 import structlog
@@ -146,9 +146,10 @@ class Fanout:
         lost_at = time.monotonic()
         while True:
             try:
-                async for message in self._session():
-                    lost_at = time.monotonic()
-                    self._hand_round(message)
+                async with aclosing(self._session()) as messages:
+                    async for message in messages:
+                        lost_at = time.monotonic()
+                        self._hand_round(message)
             except (RedisError, OSError) as error:
                 if time.monotonic() - lost_at > self._patience_seconds:
                     log.warning("redis_lost", error=type(error).__name__, next="streams end; the next one tries again")
@@ -156,7 +157,7 @@ class Fanout:
                     return
             await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _session(self) -> AsyncIterator[dict[str, Any]]:
+    async def _session(self) -> AsyncGenerator[dict[str, Any], None]:
         """Connect, subscribe to everything that is read, and yield what comes. Ends with the connection's error."""
         pubsub = self._redis.pubsub()
         try:

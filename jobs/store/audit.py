@@ -6,12 +6,11 @@ Each rule is a query for the rows that break it, and the sentence that names one
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import sqlalchemy as sa
 
 from jobs.states import ENDED, AttemptOutcome, JobState
-from jobs.store.scope import Scope
+from jobs.store.scope import AnySelect, Scope
 from jobs.tables import Attempt, Batch, Generation, Job
 
 MAX_PER_RULE = 1000
@@ -20,7 +19,7 @@ MAX_PER_RULE = 1000
 _COSTLY = (AttemptOutcome.FAILED, AttemptOutcome.LEASE_LOST)
 _WITH_TEXT = (JobState.SUCCEEDED, JobState.CANCELLED, JobState.EXPIRED)
 
-Rule = tuple[sa.Select[Any], str]
+Rule = tuple[AnySelect, str]
 
 
 def problems(scope: Scope) -> list[str]:
@@ -28,7 +27,7 @@ def problems(scope: Scope) -> list[str]:
     return [sentence for query, text in _rules() for sentence in _broken(scope, query, text)]
 
 
-def _broken(scope: Scope, query: sa.Select[Any], text: str) -> Iterator[str]:
+def _broken(scope: Scope, query: AnySelect, text: str) -> Iterator[str]:
     for row in scope.connection.execute(query.limit(MAX_PER_RULE)):
         yield text.format(**row._mapping)
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from jobs.records import Publishable
 from jobs.states import Priority
-from jobs.store.scope import PUBLISHED, RUNNING, UNPUBLISHED, Scope
+from jobs.store.scope import PUBLISHED, RUNNING, UNPUBLISHED, AnyRow, Scope
 from jobs.tables import Batch, Job
 
 MAX_INTERACTIVE = 500
@@ -120,16 +120,14 @@ def _lines(scope: Scope, batch_id: str, page: int) -> Iterator[str]:
         last = (rows[-1].available_at, rows[-1].id)
 
 
-def _page(
-    scope: Scope, batch_id: str | None, limit: int, last: tuple[object, str] | None
-) -> Sequence[sa.Row[tuple[str, str, object]]]:
+def _page(scope: Scope, batch_id: str | None, limit: int, last: tuple[object, str] | None) -> Sequence[AnyRow]:
     query = sa.select(Job.id, Job.owner, Job.available_at).where(
         UNPUBLISHED, Job.priority == Priority.BATCH, Job.batch_id == batch_id, Job.available_at <= scope.now
     )
     if last is not None:
         bound = sa.tuple_(sa.bindparam(None, last[0], Job.available_at.type), sa.bindparam(None, last[1]))
         query = query.where(sa.tuple_(Job.available_at, Job.id) > bound)
-    return scope.connection.execute(query.order_by(Job.available_at, Job.id).limit(limit)).all()  # type: ignore[return-value]
+    return scope.connection.execute(query.order_by(Job.available_at, Job.id).limit(limit)).all()
 
 
 def mark_published(scope: Scope, ids: Collection[str]) -> None:
@@ -147,7 +145,7 @@ def _mark(scope: Scope, locked: Sequence[str], *, published: bool) -> None:
 
 
 def unpublish_some(scope: Scope, after: str) -> str | None:
-    """Forget the messages of a chunk of queued jobs, those with ids after `after`; answer the last id, None at the end."""
+    """Forget the messages of a chunk of queued jobs with ids past `after`; answer the last id, None at the end."""
     query = sa.select(Job.id).where(PUBLISHED, Job.id > after).order_by(Job.id).limit(CHUNK)
     ids = scope.connection.scalars(query).all()
     _mark(scope, [job.id for job in scope.lock_jobs(ids, skip_locked=True)], published=False)

@@ -11,16 +11,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Row
 
 from jobs.errors import LeaseLost
 from jobs.records import AttemptRef, Failed, GenerationRecord, Outcome, recipe_id
 from jobs.states import ENDED, JobState
-from jobs.store.scope import Scope
+from jobs.store.scope import AnyRow, Scope
 from jobs.store.verdicts import AnyOutcome, Verdict, after
 from jobs.tables import Attempt, Batch, Generation, Job, Recipe
 
-Judged = tuple[Row[Any], Verdict]
+Judged = tuple[AnyRow, Verdict]
 """A locked job and where it goes."""
 
 _COUNTERS = {
@@ -31,7 +30,7 @@ _COUNTERS = {
 }
 
 _END_ATTEMPT = (
-    sa.update(Attempt.__table__)
+    sa.update(Attempt)
     .where(
         Attempt.job_id == sa.bindparam("the_job"),
         Attempt.number == sa.bindparam("the_number"),
@@ -41,7 +40,7 @@ _END_ATTEMPT = (
 )
 
 _MOVE_JOB = (
-    sa.update(Job.__table__)
+    sa.update(Job)
     .where(
         Job.id == sa.bindparam("the_job"),
         Job.attempt == sa.bindparam("the_number"),
@@ -95,7 +94,7 @@ def apply(scope: Scope, judged: Sequence[Judged]) -> None:
     count(scope, ((job.batch_id, verdict.state) for job, verdict in judged))
 
 
-def _move(scope: Scope, job: Row[Any], verdict: Verdict) -> dict[str, Any]:
+def _move(scope: Scope, job: AnyRow, verdict: Verdict) -> dict[str, Any]:
     return {
         "the_job": job.id,
         "the_number": job.attempt,
@@ -107,7 +106,7 @@ def _move(scope: Scope, job: Row[Any], verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _ended_attempt(scope: Scope, job: Row[Any], verdict: Verdict) -> dict[str, Any]:
+def _ended_attempt(scope: Scope, job: AnyRow, verdict: Verdict) -> dict[str, Any]:
     return {
         "the_job": job.id,
         "the_number": job.attempt,
@@ -137,7 +136,7 @@ def count(scope: Scope, moves: Iterable[tuple[str | None, JobState]], *, step: i
     tally = Counter((batch_id, state) for batch_id, state in moves if batch_id is not None and state in ENDED)
     for batch_id in sorted({batch_id for batch_id, _ in tally}):
         added = {state: step * tally[batch_id, state] for state in _COUNTERS}
-        ended = sum(_COUNTERS[state] + added[state] for state in _COUNTERS)
+        ended: Any = sum(_COUNTERS[state] + added[state] for state in _COUNTERS)
         values: dict[Any, Any] = {_COUNTERS[state]: _COUNTERS[state] + added[state] for state in _COUNTERS}
         values[Batch.ended_at] = sa.case((ended == Batch.num_total, scope.now), else_=None)
         scope.connection.execute(sa.update(Batch).where(Batch.id == batch_id).values(values))

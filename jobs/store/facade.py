@@ -266,7 +266,7 @@ class Store:
         """A page of jobs, newest first (a batch's: last line first), and whether more follow. `after` is the id of the
         last one seen. Raises NotFound for a cursor that names no job."""
         with self._reading() as scope:
-            return reading.list_jobs(scope, state, batch_id, limit, after, owner)
+            return reading.list_jobs(scope, state=state, batch_id=batch_id, limit=limit, after=after, owner=owner)
 
     def get_batch(self, batch_id: str, owner: str | None = None) -> tuple[Batch, BatchCounts]:
         """A batch and its jobs by state. Raises NotFound."""
@@ -280,7 +280,7 @@ class Store:
 
     # Models, workers, offices
 
-    def announce_model(
+    def announce_model(  # noqa: PLR0917
         self,
         name: str,
         sha256: str,
@@ -291,7 +291,15 @@ class Store:
     ) -> None:
         """Tell the API of a loaded model. `vocabulary` is the GGUF without tensors, as it is (compressed here)."""
         with self._writing() as scope:
-            registry.announce_model(scope, name, sha256, context_tokens, vocabulary, recipe, details or {})
+            registry.announce_model(
+                scope,
+                name,
+                sha256=sha256,
+                context_tokens=context_tokens,
+                vocabulary=vocabulary,
+                recipe=recipe,
+                details=details or {},
+            )
 
     def model(self, name: str) -> Model:
         """A model; its `vocabulary_gguf` is the GGUF again. Raises ModelUnknown."""
@@ -303,7 +311,7 @@ class Store:
         with self._reading() as scope:
             return registry.list_models(scope)
 
-    def heartbeat(
+    def heartbeat(  # noqa: PLR0917
         self,
         name: str,
         model: str,
@@ -314,7 +322,15 @@ class Store:
     ) -> None:
         """Say that a worker lives, and how busy it is."""
         with self._writing(durable=False) as scope:
-            registry.heartbeat(scope, name, model, slots, busy_slots, tokens_per_second, details or {})
+            registry.heartbeat(
+                scope,
+                name,
+                model=model,
+                slots=slots,
+                busy_slots=busy_slots,
+                tokens_per_second=tokens_per_second,
+                details=details or {},
+            )
 
     def list_workers(self, alive_within_seconds: float | None = None) -> list[Worker]:
         """Workers by name; those heard of within the last seconds, or all."""

@@ -40,7 +40,14 @@ def submit(
     elif batch_id is not None:
         first_line = _extend_batch(scope, owner, batch_id, len(jobs))
     rows = [
-        _row(scope, job, job_id, owner, batch_id, None if batch_id is None else first_line + index)
+        _row(
+            scope,
+            job,
+            job_id,
+            owner=owner,
+            batch_id=batch_id,
+            line_number=None if batch_id is None else first_line + index,
+        )
         for index, (job, job_id) in enumerate(zip(jobs, ids, strict=True))
     ]
     scope.connection.execute(sa.insert(Job), rows)
@@ -48,7 +55,7 @@ def submit(
 
 
 def _row(
-    scope: Scope, job: NewJob, job_id: str, owner: str, batch_id: str | None, line_number: int | None
+    scope: Scope, job: NewJob, job_id: str, *, owner: str, batch_id: str | None, line_number: int | None
 ) -> dict[str, Any]:
     return {
         "id": job_id,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import timedelta
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Row
 
 from jobs.records import AttemptRef, ClaimedJob, Renewal
 from jobs.states import JobState, Priority
-from jobs.store.scope import Scope
+from jobs.store.scope import AnyRow, Scope
 from jobs.tables import Attempt, Job
 
 
@@ -43,7 +41,7 @@ def claim(scope: Scope, job_id: str, worker: str) -> ClaimedJob | None:
     return _claimed(scope, row)
 
 
-def _claimed(scope: Scope, row: Row[Any]) -> ClaimedJob:
+def _claimed(scope: Scope, row: AnyRow) -> ClaimedJob:
     deadline_at = row.deadline_at
     return ClaimedJob(
         ref=AttemptRef(row.id, row.attempt),

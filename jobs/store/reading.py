@@ -20,7 +20,7 @@ MAX_POSITION = 10_000
 """Positions are counted so far and no further: whoever stands behind it hears this number."""
 
 
-def rows(scope: Scope, query: sa.Select[tuple[Entity]]) -> Sequence[Entity]:
+def rows(scope: Scope, query: sa.Select[Entity]) -> Sequence[Entity]:
     """Read whole rows as detached objects."""
     with Session(bind=scope.connection, expire_on_commit=False) as session:
         found = session.scalars(query).all()
@@ -40,7 +40,7 @@ def get_generation(scope: Scope, job_id: str) -> Generation | None:
 
 
 def get_recipe(scope: Scope, recipe_id: str) -> dict[str, Any]:
-    body = scope.connection.scalar(sa.select(Recipe.body).where(Recipe.id == recipe_id))
+    body: dict[str, Any] | None = scope.connection.scalar(sa.select(Recipe.body).where(Recipe.id == recipe_id))
     if body is None:
         raise NotFound("recipe", recipe_id)
     return body
@@ -52,6 +52,7 @@ def attempts(scope: Scope, job_id: str) -> list[Attempt]:
 
 def list_jobs(
     scope: Scope,
+    *,
     state: JobState | None,
     batch_id: str | None,
     limit: int,
@@ -101,7 +102,10 @@ def queue_position(scope: Scope, job: Job) -> int | None:
         return None
     interactive = Job.priority == Priority.INTERACTIVE
     if job.priority == Priority.INTERACTIVE:
-        ahead = [(PUBLISHED, interactive, Job.id < job.id), (UNPUBLISHED, interactive, Job.id < job.id)]
+        ahead: list[tuple[Any, ...]] = [
+            (PUBLISHED, interactive, Job.id < job.id),
+            (UNPUBLISHED, interactive, Job.id < job.id),
+        ]
     else:
         ahead = [(PUBLISHED, interactive), (UNPUBLISHED, interactive), *_lines_ahead(job)]
     return min(MAX_POSITION, sum(_count(scope, conditions) for conditions in ahead))

@@ -21,6 +21,7 @@ from jobs.tables import Model, Office, Worker
 def announce_model(
     scope: Scope,
     name: str,
+    *,
     sha256: str,
     context_tokens: int,
     vocabulary: bytes,
@@ -57,6 +58,7 @@ def list_models(scope: Scope) -> list[Model]:
 def heartbeat(
     scope: Scope,
     name: str,
+    *,
     model: str,
     slots: int,
     busy_slots: int,

@@ -26,6 +26,8 @@ UNPUBLISHED = sa.text("jobs.state = 'queued' AND jobs.published_at IS NULL")
 PUBLISHED = sa.text("jobs.state = 'queued' AND jobs.published_at IS NOT NULL")
 
 Insert = postgresql.Insert | sqlite.Insert
+AnyRow = Row[*tuple[Any, ...]]
+AnySelect = sa.Select[*tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,9 @@ class Scope:
 
     def insert(self, table: type[Base]) -> Insert:
         """Begin an INSERT that can say `ON CONFLICT`, which both databases know and plain SQL does not."""
-        dialect = postgresql if self.connection.dialect.name == "postgresql" else sqlite
-        return dialect.insert(table.__table__)
+        if self.connection.dialect.name == "postgresql":
+            return postgresql.insert(table)
+        return sqlite.insert(table)
 
     def lock_batches(self, ids: Iterable[str | None]) -> None:
         """Lock batches whose counters this transaction will change. Before any of their jobs."""
@@ -49,7 +52,7 @@ class Scope:
             query = sa.select(Batch.id).where(Batch.id.in_(wanted)).order_by(Batch.id)
             self.connection.execute(query.with_for_update(key_share=True)).all()
 
-    def lock_jobs(self, ids: Iterable[str], *, skip_locked: bool = False) -> Sequence[Row[Any]]:
+    def lock_jobs(self, ids: Iterable[str], *, skip_locked: bool = False) -> Sequence[AnyRow]:
         """Lock jobs and read what decides where they go. `skip_locked` leaves out rows that another one holds."""
         columns = sa.select(
             Job.id,

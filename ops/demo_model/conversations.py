@@ -67,7 +67,8 @@ class Conversations:
         if where < 0.06:
             return request.lower()
         if where < 0.12:
-            return f"{self._choose.choice(('Prompt', 'Item', 'Job', 'Number', '#'))} {self._choose.randrange(1000)}: {request}"
+            label = self._choose.choice(("Prompt", "Item", "Job", "Number", "#"))
+            return f"{label} {self._choose.randrange(1000)}: {request}"
         if where < 0.18:
             return f"{request} ({self._choose.randrange(10000)})"
         return request

@@ -83,7 +83,8 @@ def train(parameters: Parameters, corpus: Corpus, steps: int) -> None:
         lr=PEAK_RATE,
         betas=(0.9, 0.98),
     )
-    for step in _with_progress(steps):
+    loss_shown = RunningMean()
+    for step in _with_progress(steps, loss_shown):
         for group in optimizer.param_groups:
             group["lr"] = _rate(step, steps)
         weights = quantized_view(parameters) if step > steps * (1 - QUANTIZED_SHARE) else parameters
@@ -92,21 +93,28 @@ def train(parameters: Parameters, corpus: Corpus, steps: int) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         optimizer.step()
-        _shown_loss[0] = 0.98 * (_shown_loss[0] or loss.item()) + 0.02 * loss.item()
+        loss_shown.add(loss.item())
 
 
-_shown_loss = [0.0]
+class RunningMean:
+    """Of about the last fifty values."""
+
+    def __init__(self) -> None:
+        self.value = math.nan
+
+    def add(self, value: float) -> None:
+        self.value = value if math.isnan(self.value) else 0.98 * self.value + 0.02 * value
 
 
-def _with_progress(steps: int) -> Iterator[int]:
-    columns = (*Progress.get_default_columns(), TextColumn("{task.completed}/{task.total}  loss {task.fields[loss]:.3f}"))
-    with Progress(*columns) as progress:
+def _with_progress(steps: int, loss: RunningMean) -> Iterator[int]:
+    figures = TextColumn("{task.completed}/{task.total}  loss {task.fields[loss]:.3f}")
+    with Progress(*Progress.get_default_columns(), figures) as progress:
         task = progress.add_task("training", total=steps, loss=math.nan)
         for step in range(steps):
             yield step
-            progress.update(task, advance=1, loss=_shown_loss[0])
+            progress.update(task, advance=1, loss=loss.value)
             if step % 250 == 0 and not progress.console.is_terminal:
-                progress.console.print(f"step {step} of {steps}, loss {_shown_loss[0]:.3f}")
+                progress.console.print(f"step {step} of {steps}, loss {loss.value:.3f}")
 
 
 def _rate(step: int, steps: int) -> float:

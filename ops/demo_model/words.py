@@ -34,7 +34,9 @@ def topic(names: str, nouns: str, verbs: str, adjectives: str, places: str) -> T
 
 SHARED_VERBS = words("waits1 rests1 sings1 turns1 wakes1 lingers2 listens2 returns2 trembles2 remembers3")
 SHARED_ADJECTIVES = words("old1 pale1 bright1 small1 quiet2 gentle2 lonely2 silver2 forgotten3 patient2")
-CLOSERS = words("silence2 nothing_else3 one_breath2 only_light3 a_long_pause3 nobody_speaks4 the_world_is_still5 morning2")
+CLOSERS = words(
+    "silence2 nothing_else3 one_breath2 only_light3 a_long_pause3 nobody_speaks4 the_world_is_still5 morning2"
+)
 
 TOPICS: tuple[Topic, ...] = (
     topic("ice hockey|hockey|a hockey game|ice hockey players",
@@ -181,7 +183,8 @@ TOPICS: tuple[Topic, ...] = (
           "wind1 kite1 cloud1 breeze1 feather2 weathervane3 dandelion4 windmill2 whisper2 sky1 swallow2",
           "blows1 drifts1 dances2 whistles2 wanders2 lifts1 scatters2",
           "wild1 light1 restless2 hollow2 open2 free1 northern2",
-          "over_the_hills5 across_the_plain4 in_the_tall_grass4 through_the_branches4 above_the_roofs4 without_a_home4"),
+          "over_the_hills5 across_the_plain4 in_the_tall_grass4 through_the_branches4 above_the_roofs4"
+          " without_a_home4"),
     topic("space|a rocket|mars|the planets|an astronaut",
           "star1 moon1 mars1 rocket2 planet2 comet2 orbit2 astronaut3 satellite3 telescope3 crater2",
           "floats1 burns1 orbits2 circles2 launches2 drifts1 vanishes3",

@@ -1,0 +1,51 @@
+"""Loading a model, what it says of itself, and the proof of its row classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from worker.engine.model import Model, ModelLoadError, ModelOptions
+from worker.engine.probe import prove
+
+
+def test_both_row_classes_are_proven_with_whole_tiles(model: Model) -> None:
+    assert prove(model) == {"tile": True, "lone": True}
+    assert [model.num_cells(slot) for slot in range(model.num_slots)] == [0] * model.num_slots
+
+
+def test_the_probe_sees_that_a_tile_of_one_row_is_not_exact(tiny_model_path: Path) -> None:
+    unpadded = Model.load(tiny_model_path, ModelOptions(slots=16, tile_rows=1, lone_below=0, context_tokens=256))
+    try:
+        assert prove(unpadded) == {"tile": False, "lone": True}
+    finally:
+        unpadded.close()
+
+
+@pytest.mark.parametrize(("slots", "tile", "lone"), [(16, 16, 2), (17, 32, 2), (6, 16, 2), (5, 0, 7), (1, 0, 3)])
+def test_slots_are_whole_tiles_unless_they_are_few(slots: int, tile: int, lone: int) -> None:
+    options = ModelOptions(slots=slots)
+    assert (options.tile_slots, options.lone_slots) == (tile, lone)
+
+
+def test_loading_reports_progress_to_the_end(tiny_model_path: Path) -> None:
+    seen: list[float] = []
+    Model.load(tiny_model_path, ModelOptions(slots=1, context_tokens=256), seen.append).close()
+    assert seen[-1] == 1.0
+    assert seen == sorted(seen)
+
+
+def test_a_cut_off_file_is_refused_with_its_name(tiny_model_path: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(tiny_model_path.read_bytes()[:-4096])
+    with pytest.raises(ModelLoadError, match=r"cut\.gguf") as caught:
+        Model.load(cut, ModelOptions(slots=1))
+    assert caught.value.code == "model_unreadable"
+
+
+def test_the_recipe_names_all_that_decides_the_bits(model: Model) -> None:
+    assert set(model.recipe) >= {
+        "llama_cpp", "system", "threads", "kv_layout", "kv_type", "flash_attention",
+        "chunk_tokens", "tile_rows", "template_sha256", "sampler_chain",
+    }  # fmt: skip

@@ -1,0 +1,118 @@
+"""Proves, on this machine, build and model, which row classes keep a sequence's bits apart from its neighbours'.
+
+Logits are compared bitwise: each probe sequence alone, then all of them together, in other slots and of mixed
+lengths. What does not hold here is not promised to anybody. Run it before the engine starts: it uses every slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.engine.generation import RowClass
+from worker.engine.model import Model, Row, TileRow
+
+_LENGTHS = (3, 17, 40)
+_NUM_STEPS = 2
+
+Logits = list[NDArray[np.float32]]
+
+
+@dataclass(slots=True)
+class _Probe:
+    tokens: Sequence[int]
+    slot: int
+    position: int = 0
+
+
+def prove(model: Model) -> Mapping[RowClass, bool]:
+    """Which of the model's row classes are exact here. Costs a few hundred tokens of prefill; leaves no cells."""
+    prompts = _prompts(model)
+    proven: dict[RowClass, bool] = {}
+    if model.tile_slots:
+        proven["tile"] = _same(_tile_alone(model, prompts), _tile_together(model, prompts))
+    if model.num_slots > model.tile_slots:
+        proven["lone"] = _same(_lone(model, prompts, busy=False), _lone(model, prompts, busy=True))
+    return proven
+
+
+def _prompts(model: Model) -> list[list[int]]:
+    """Fixed tokens of mixed lengths that fit a slot with the steps to come."""
+    room = model.context_tokens - _NUM_STEPS - 1
+    size = model.vocabulary.size
+    return [[(7919 * (i + 1) * (n + 1)) % size for n in range(min(length, room))] for i, length in enumerate(_LENGTHS)]
+
+
+def _same(reference: list[Logits], other: list[Logits]) -> bool:
+    return all(
+        np.array_equal(a, b)
+        for alone, together in zip(reference, other, strict=True)
+        for a, b in zip(alone, together, strict=True)
+    )
+
+
+def _prefill(model: Model, prompt: Sequence[int], slot: int) -> _Probe:
+    chunk = model.options.chunk_tokens
+    for start in range(0, len(prompt), chunk):
+        model.prefill(slot, prompt[start : start + chunk], start, last=start + chunk >= len(prompt))
+    return _Probe(prompt, slot, len(prompt))
+
+
+def _keep(row: Row) -> NDArray[np.float32]:
+    return row.logits.copy()
+
+
+def _tile_steps(model: Model, probes: Sequence[_Probe], num_rows: int) -> list[Logits]:
+    """Decode `_NUM_STEPS` tokens of each probe, in calls of `num_rows` rows; the logits by probe and step."""
+    seen: list[Logits] = [[] for _ in probes]
+    for step in range(_NUM_STEPS):
+        rows = [TileRow(0, 0, dummy=True)] * num_rows
+        for probe in probes:
+            rows[probe.slot] = TileRow(probe.tokens[step], probe.position)
+            probe.position += 1
+        results = model.decode_tiles(rows, 0)
+        for index, probe in enumerate(probes):
+            seen[index].append(_keep(results[probe.slot]))
+    for probe in probes:
+        model.forget(probe.slot)
+    return seen
+
+
+def _tile_alone(model: Model, prompts: Sequence[Sequence[int]]) -> list[Logits]:
+    rows = model.options.tile_rows
+    return [_tile_steps(model, [_prefill(model, prompt, 0)], rows)[0] for prompt in prompts]
+
+
+def _tile_together(model: Model, prompts: Sequence[Sequence[int]]) -> list[Logits]:
+    last = model.tile_slots - 1
+    slots = [last, last // 2, 1]
+    probes = [_prefill(model, prompt, slot) for prompt, slot in zip(prompts, slots, strict=True)]
+    return _tile_steps(model, probes, model.tile_slots)
+
+
+def _lone(model: Model, prompts: Sequence[Sequence[int]], *, busy: bool) -> list[Logits]:
+    """The probes one by one in the last slot; with a tile of others decoded between their steps when `busy`."""
+    slot = model.num_slots - 1
+    seen: list[Logits] = []
+    for prompt in prompts:
+        probe = _prefill(model, prompt, slot)
+        logits: Logits = []
+        if busy and slot > 0:
+            _disturb(model, prompt)
+        for step in range(_NUM_STEPS):
+            logits.append(_keep(model.decode_lone(slot, probe.tokens[step], probe.position)))
+            probe.position += 1
+        model.forget(slot)
+        seen.append(logits)
+    return seen
+
+
+def _disturb(model: Model, prompt: Sequence[int]) -> None:
+    head = prompt[:5]
+    model.prefill(0, head, 0, last=True)
+    if model.tile_slots:
+        model.decode_tiles([TileRow(head[0], len(head)), *[TileRow(0, 0, dummy=True)] * (model.tile_slots - 1)], 0)
+    model.forget(0)
