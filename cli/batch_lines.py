@@ -212,7 +212,8 @@ def _from_chat(body: Json) -> Json:
 
 
 def _from_completions(body: Json) -> Json:
-    job = {"max_tokens": OPENAI_COMPLETIONS_MAX_TOKENS} | _renamed_limit(body)
+    job: Json = {"max_tokens": OPENAI_COMPLETIONS_MAX_TOKENS}
+    job |= _renamed_limit(body)
     prompt = job.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1:
         job["prompt"] = prompt[0]
