@@ -180,7 +180,7 @@ def write_results(client: Client, batch_id: str, output: Path | None) -> int:
     with tempfile.TemporaryFile() as newest_first:
         starts = [0]
         for job in client.every_job(batch_id=batch_id):
-            newest_first.write(json.dumps(result_line(job), ensure_ascii=False).encode() + b"\n")
+            newest_first.write(json_line(result_line(job)))
             starts.append(newest_first.tell())
         with _result_file(output) as file:
             for start, end in reversed(list(itertools.pairwise(starts))):
@@ -196,6 +196,14 @@ def result_line(job: Json) -> Json:
     kept = ("state", "completion", "finish_reason", "seed", "usage", "recipe", "logprobs", "error")
     held = {name: job[name] for name in kept if job.get(name) is not None}
     return {"id": job["id"]} | named | held | ({"metadata": metadata} if metadata else {})
+
+
+def json_line(value: Json) -> bytes:
+    """One line of JSONL. Characters that many readers take for a line's end are escaped, as JSON allows."""
+    text = json.dumps(value, ensure_ascii=False)
+    for character in "\u0085\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text.encode() + b"\n"
 
 
 def summary(batch: Json) -> str:

@@ -77,7 +77,7 @@ def numbered_jobs(lines: Iterable[bytes]) -> Iterator[tuple[int, Json | LineErro
 
 
 def _check_custom_id(job: Json, number: int, seen: dict[str, int]) -> None:
-    custom_id = job.get("metadata", {}).get("custom_id")
+    custom_id = (job.get("metadata") or {}).get("custom_id")
     if custom_id is None:
         return
     if custom_id in seen:
@@ -162,7 +162,7 @@ def _check_metadata(metadata: Any) -> None:
 
 
 def _check_queueing(job: Json) -> None:
-    if job.get("priority") is not None and job["priority"] not in set(Priority):
+    if job.get("priority") is not None and job["priority"] not in list(Priority):
         raise Fault(f"priority: one of {', '.join(Priority)}")
     deadline = job.get("deadline_seconds")
     if deadline is not None and (isinstance(deadline, bool) or not isinstance(deadline, int | float) or deadline <= 0):
@@ -177,13 +177,14 @@ def _from_openai(line: Json) -> Json:
         raise Fault("method: only POST")
     if not isinstance(body, dict):
         raise Fault("body: a JSON object")
-    mappings: dict[Any, Callable[[Json], Json]] = {CHAT_URL: _from_chat, COMPLETIONS_URL: _from_completions}
-    if line["url"] not in mappings:
+    mappings: dict[str, Callable[[Json], Json]] = {CHAT_URL: _from_chat, COMPLETIONS_URL: _from_completions}
+    if not isinstance(line["url"], str) or line["url"] not in mappings:
         raise Fault(f"url: only {CHAT_URL} and {COMPLETIONS_URL}")
     job = mappings[line["url"]](_without_inert(body))
     if "custom_id" in line:
         if not isinstance(line["custom_id"], str):
             raise Fault("custom_id: a string")
+        _check_metadata(job.get("metadata"))
         job["metadata"] = (job.get("metadata") or {}) | {"custom_id": line["custom_id"]}
     # OpenAI's endpoints know no repeat penalty, so a line written for them gets none.
     return {"repeat_penalty": 1.0} | job
