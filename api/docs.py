@@ -52,7 +52,13 @@ def _described(app: FastAPI) -> dict[str, Any]:
         title=app.title, version=app.version, summary=app.summary, description=app.description, routes=app.routes
     )
     _, bodies = models_json_schema([(JobRequest, "validation"), (ManyJobsRequest, "validation")], ref_template=_REF)
-    schema.setdefault("components", {}).setdefault("schemas", {}).update(bodies["$defs"])
+    schemas = schema["components"]["schemas"]
+    schemas.update(bodies["$defs"])
+    # FastAPI promises a 422 of its own shape; here what is wrong is a 400 of ours.
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for call in (call for calls in schema["paths"].values() for call in calls.values()):
+        call["responses"].pop("422", None)
     return schema
 
 

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from jobs.errors import ModelUnknown
@@ -30,11 +31,10 @@ class ServedModel:
     name: str
     context_tokens: int
     vocabulary: Vocabulary
-    announced: bool
 
 
 class Catalog:
-    """Finds the served model, and keeps vocabularies by the model's hash. Safe from several threads."""
+    """Finds the served model. Safe from several threads."""
 
     def __init__(self, store: Store, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
@@ -43,7 +43,6 @@ class Catalog:
         self._lock = threading.Lock()
         self._served: ServedModel | None = None
         self._served_until = 0.0
-        self._vocabularies: dict[str, Vocabulary] = {}
 
     @property
     def name(self) -> str:
@@ -63,27 +62,32 @@ class Catalog:
             row = self._store.model(self.name)
         except ModelUnknown:
             return self._local()
-        vocabulary = self._vocabulary(row.sha256, lambda: Vocabulary.from_bytes(_compressed_once(row.vocabulary)))
-        return ServedModel(self.name, row.context_tokens, vocabulary, announced=True)
+        return ServedModel(self.name, row.context_tokens, _announced_vocabulary(row.vocabulary))
 
     def _local(self) -> ServedModel:
         path = local_file(self.name)
         if path is None:
             raise ModelUnknown(self.name)
-        vocabulary = self._vocabulary(str(path), lambda: Vocabulary.from_gguf(path))
-        context = min(self._settings.context_tokens or vocabulary.context_tokens, vocabulary.context_tokens)
-        return ServedModel(self.name, context, vocabulary, announced=False)
-
-    def _vocabulary(self, key: str, load: Callable[[], Vocabulary]) -> Vocabulary:
-        if key not in self._vocabularies:
-            self._vocabularies = {key: load()}  # one model is served: the one before it is not needed again
-        return self._vocabularies[key]
+        vocabulary = _vocabulary_in(path, path.stat().st_mtime_ns)
+        known = [tokens for tokens in (self._settings.context_tokens, vocabulary.context_tokens) if tokens]
+        if not known:
+            raise ModelUnknown(self.name)
+        return ServedModel(self.name, min(known), vocabulary)
 
 
-def _compressed_once(data: bytes) -> bytes:
-    """What `extract_vocabulary` wrote: it is compressed already, and the store may have compressed it again."""
+# A process serves one model, or for a moment two, when the file behind a name changes.
+
+
+@lru_cache(maxsize=2)
+def _announced_vocabulary(data: bytes) -> Vocabulary:
+    """`data`: what `extract_vocabulary` wrote. It is compressed already, and the store compresses it again."""
     inner = zlib.decompress(data)
-    return data if inner.startswith(b"GGUF") else inner
+    return Vocabulary.from_bytes(data if inner.startswith(b"GGUF") else inner)
+
+
+@lru_cache(maxsize=2)
+def _vocabulary_in(path: Path, _changed_at: int) -> Vocabulary:
+    return Vocabulary.from_gguf(path)
 
 
 def local_file(model: str) -> Path | None:

@@ -8,16 +8,14 @@ from dataclasses import dataclass, field
 from fastapi import Request
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
-from jobs.events import EventReader, EventWriter
 
 from api.announcing import Announcer
 from api.models import Catalog
 from jobs.database import open_engine
+from jobs.events import EventReader, EventWriter, open_async_redis, open_redis
 from jobs.queue import Publisher, make_app
 from jobs.settings import Settings
 from jobs.store import Store
-
-REDIS_TIMEOUT_SECONDS = 2.0
 
 
 @dataclass
@@ -37,14 +35,8 @@ class Services:
     def open(cls, settings: Settings) -> Services:
         """Make all parts. None connects yet: a service that is down is found out by the request that needs it."""
         store = Store(open_engine(settings.resolved_database_url), settings=settings)
-        client = Redis.from_url(
-            settings.resolved_redis_url,
-            socket_timeout=REDIS_TIMEOUT_SECONDS,
-            socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
-        )
-        async_client = AsyncRedis.from_url(
-            settings.resolved_redis_url, socket_connect_timeout=REDIS_TIMEOUT_SECONDS, health_check_interval=10
-        )
+        client = open_redis(settings.resolved_redis_url)
+        async_client = open_async_redis(settings.resolved_redis_url)
         announcer = Announcer(store, Publisher(make_app(settings)), EventWriter(client))
         return cls(
             settings=settings,
@@ -58,6 +50,7 @@ class Services:
 
     async def close(self) -> None:
         self.closing.set()
+        await self.reader.aclose()
         await self.async_redis.aclose()
         self.redis.close()
         self.store.engine.dispose()

@@ -34,6 +34,7 @@ PING_SECONDS = 15.0
 LOOK_SECONDS = 5.0
 FIRST_LOOKS_SECONDS = (0.2, 1.0)
 """Sooner at first: a job may end between the first read and the subscription."""
+AGAIN_SECONDS = 0.5
 BACKLOG_EVENTS = 256
 PING = b": ping\n"
 """One newline, so that it belongs to the next frame: with a blank line of its own, some clients would take it, after
@@ -72,24 +73,13 @@ def frame(event: str, data: Mapping[str, Any] | str, id: object = None) -> bytes
 
 
 class JobStream:
-    """Frames of one job for one reader. `look_seconds`, `ping_seconds`: how often the row is read, a ping sent."""
+    """Frames of one job for one reader, who stands at `position`."""
 
-    def __init__(
-        self,
-        parts: Services,
-        job_id: str,
-        owner: str | None,
-        position: Position,
-        *,
-        look_seconds: float = LOOK_SECONDS,
-        ping_seconds: float = PING_SECONDS,
-    ) -> None:
+    def __init__(self, parts: Services, job_id: str, owner: str | None, position: Position) -> None:
         self._parts = parts
         self._job_id = job_id
         self._owner = owner
         self._position = position
-        self._look_seconds = look_seconds
-        self._ping_seconds = ping_seconds
         self._said: tuple[str, int] | None = None
 
     async def read(self) -> JobObject:
@@ -119,8 +109,8 @@ class JobStream:
     async def _live(self) -> AsyncGenerator[bytes]:
         """Frames from Redis, and from looks at the row between them, until the job has ended or the server stops."""
         inbox = _Inbox(BACKLOG_EVENTS)
-        looks = _Times(FIRST_LOOKS_SECONDS, self._look_seconds)
-        pings = _Times((), self._ping_seconds)
+        looks = _Times(FIRST_LOOKS_SECONDS, LOOK_SECONDS)
+        pings = _Times((), PING_SECONDS)
         async with _running(self._pump(inbox)), _running(self._watch_closing(inbox)):
             while True:
                 message = await _next(inbox, min(looks.remaining(), pings.remaining()))
@@ -140,9 +130,12 @@ class JobStream:
     async def _pump(self, inbox: _Inbox) -> None:
         """Move what Redis says into the inbox. A full inbox holds it back; the reader then re-reads the snapshot."""
         try:
-            async with contextlib.aclosing(self._parts.reader.follow(self._job_id, self._position.seq)) as events:
-                async for event in events:
-                    await inbox.put(event)
+            while True:
+                async with contextlib.aclosing(self._parts.reader.follow(self._job_id, self._position.seq)) as events:
+                    async for event in events:
+                        await inbox.put(event)
+                # Redis told of an end. The row decides, and may know that the job was brought back since.
+                await asyncio.sleep(AGAIN_SECONDS)
         except Exception as error:  # raised again where the frames are made
             await inbox.put(error)
 

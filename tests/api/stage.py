@@ -16,10 +16,10 @@ from typing import Any
 
 import httpx
 from fastapi.testclient import TestClient
-from jobs.events import EventWriter
 from redis import Redis, RedisError
 
 from api.server import Server
+from jobs.events import EventWriter
 from jobs.records import AttemptRef, GenerationRecord, Succeeded
 from jobs.settings import Settings
 from jobs.states import FinishReason

@@ -249,7 +249,9 @@ def test_a_batch_that_does_not_exist_takes_no_jobs(refused: Api) -> None:
     assert reply.status_code == 404
 
 
-@pytest.mark.parametrize("id", ["job_" + "0" * 32, "job_x", "x", "batch_" + "0" * 32, "job_%00", "job_" + "0" * 500, "%ff"])
+@pytest.mark.parametrize(
+    "id", ["job_" + "0" * 32, "job_x", "x", "batch_" + "0" * 32, "job_%00", "job_" + "0" * 500, "%ff"]
+)
 @pytest.mark.parametrize("call", [("GET", ""), ("POST", "/cancel"), ("GET", "/events")])
 def test_an_id_that_does_not_exist_is_not_found(refused: Api, id: str, call: tuple[str, str]) -> None:  # noqa: A002
     reply = refused.client.request(call[0], f"/v1/jobs/{id}{call[1]}")
@@ -279,6 +281,6 @@ def test_unknown_urls_and_methods_answer_in_the_same_shape(refused: Api) -> None
 
 
 def test_no_refusal_repeats_what_was_sent(refused: Api) -> None:
-    secret = "a-very-secret-prompt"  # noqa: S105
+    secret = "a-very-secret-prompt"
     for body in ({"prompt": [secret]}, {"messages": secret}, {"prompt": secret, "seed": secret}, {"stop": {secret: 1}}):
         assert secret not in refused.client.post("/v1/jobs", json=body).text
