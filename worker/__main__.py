@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 
+from celery.platforms import SecurityWarning
 from jobs.settings import Settings
 from worker.app import make_worker_app
 from worker.station import QUEUES, concurrency
@@ -13,6 +15,7 @@ from worker.station import QUEUES, concurrency
 
 def main() -> int:
     """Run until a signal, and return the exit status: 1 when the model cannot be had or the engine failed."""
+    warnings.simplefilter("ignore", SecurityWarning)  # of root reading pickles: only JSON is accepted here
     settings = Settings()
     app = make_worker_app(settings)
     worker = app.Worker(

@@ -25,6 +25,7 @@ def make_worker_app(settings: Settings) -> Celery:
     app.conf.update(
         worker_pool=f"{DrainingThreadPool.__module__}:{DrainingThreadPool.__name__}",
         worker_concurrency=concurrency(settings),
+        worker_redirect_stdouts=False,  # the progress bars of loading belong on the terminal
     )
 
     @app.task(name=TASK)  # type: ignore[untyped-decorator]

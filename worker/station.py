@@ -17,13 +17,11 @@ from typing import Any
 import redis
 from celery import bootsteps
 from celery.worker import state as celery_state
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from sqlalchemy import Engine as DatabaseEngine
 
 from jobs.database import open_engine
 from jobs.errors import StoreUnavailable
-from jobs.events import CANCEL_CHANNEL, EventWriter
+from jobs.events import CANCEL_CHANNEL, EventWriter, open_redis
 from jobs.records import recipe_id
 from jobs.settings import Settings
 from jobs.states import Priority
@@ -87,7 +85,7 @@ class Station:
         self._loaded = self._load_or_exit()
         self._database: DatabaseEngine = open_engine(self.settings.resolved_database_url)
         self._store = Store(self._database, settings=self.settings)
-        self._redis = connect_redis(self.settings)
+        self._redis = open_redis(self.settings.resolved_redis_url)
         self._controller = controller
         self._make_parts()
         self._hang_into(controller)
@@ -103,7 +101,7 @@ class Station:
 
     def _make_parts(self) -> None:
         settings, loaded = self.settings, self._loaded
-        events = EventWriter(self._redis)
+        events = EventWriter(self._redis, snapshot_seconds=settings.snapshot_seconds)
         self._leases = LeaseKeeper(self._store, self.name, settings.lease_seconds)
         self._results = ResultWriter(self._store)
         self._broadcaster = Broadcaster(events, settings.event_interval_seconds)
@@ -111,7 +109,7 @@ class Station:
             loaded.model, on_text=self._broadcaster.deltas, sampling_threads=sampling_threads(settings)
         )
         self._cancels = CancelListener(
-            connect_redis(settings), CANCEL_CHANNEL, self._leases.cancel, self._leases.renew_soon
+            open_redis(settings.resolved_redis_url), CANCEL_CHANNEL, self._leases.cancel, self._leases.renew_soon
         )
         self._gate = Gate(self._controller, QUEUES, Priority.BATCH.value, batch_limit(settings))
         self._drain = Drain(
@@ -272,13 +270,6 @@ class Station:
         self._redis.close()
         self._database.dispose()
         logger.info("Stopped.")
-
-
-def connect_redis(settings: Settings) -> redis.Redis:
-    """A client that gives up quickly: events are worth a second, and a generation must not wait for them."""
-    return redis.Redis.from_url(
-        settings.resolved_redis_url, socket_timeout=2.0, socket_connect_timeout=1.0, retry=Retry(NoBackoff(), 1)
-    )
 
 
 class StationStep(bootsteps.StartStopStep):  # type: ignore[misc]

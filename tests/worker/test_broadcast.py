@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs.records import AttemptRef
-from tests.worker.waiting import eventually
+from tests.support.services import wait_until
 from worker.broadcast import REST_SECONDS, Broadcaster, TextEvent
 from worker.engine.generation import TextDelta
 
@@ -102,5 +102,5 @@ def test_the_thread_writes_by_itself(channel: Channel) -> None:
     broadcaster.start()
     broadcaster.open("a/1", AttemptRef("a", 1))
     broadcaster.deltas([delta("a/1", "text")])
-    eventually(lambda: channel.writes, what="a write")
+    wait_until(lambda: channel.writes)
     broadcaster.stop()

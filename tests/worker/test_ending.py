@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.worker.waiting import eventually
+from tests.support.services import wait_until
 from worker import pool as pool_module
 from worker.drain import Drain
 from worker.gate import Gate
@@ -43,7 +43,7 @@ class TestPool:
         pool.stop()
         assert pool.num_stuck == 1
         stuck.set()
-        eventually(lambda: pool.num_stuck == 0, what="the stuck task")
+        wait_until(lambda: pool.num_stuck == 0)
 
     @pytest.mark.parametrize("how", ["stop", "terminate"])
     def test_both_ways_to_stop_may_follow_each_other(self, pool: DrainingThreadPool, how: str) -> None:
@@ -156,7 +156,7 @@ class TestDrain:
     def test_what_runs_may_finish(self) -> None:
         worker = Worker(60.0)
         worker.drain.begin()
-        eventually(lambda: "engine drains" in worker.calls, what="the drain")
+        wait_until(lambda: "engine drains" in worker.calls)
         assert not worker.drain.over.is_set()
         worker.idle.set()
         assert worker.drain.over.wait(5)

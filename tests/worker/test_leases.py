@@ -11,7 +11,7 @@ import pytest
 from jobs.errors import StoreUnavailable
 from jobs.records import AttemptRef, ClaimedJob, Renewal
 from jobs.states import Priority
-from tests.worker.waiting import eventually
+from tests.support.services import wait_until
 from worker.engine.generation import Generation, Prompt, Request, Sampling
 from worker.leases import Lease, LeaseKeeper
 
@@ -176,9 +176,9 @@ def test_the_threads_renew_and_stop_by_themselves(store: Renewals) -> None:
     keeper = LeaseKeeper(store, "worker", 0.3)
     keeper.start()
     lease, live = hold(keeper, "a")
-    eventually(lambda: len(store.asked) >= 2, what="two renewals")
+    wait_until(lambda: len(store.asked) >= 2)
     store.away = True
-    eventually(lambda: live.cut == "interrupted", what="the local clock")
+    wait_until(lambda: live.cut == "interrupted")
     store.away = False
     keeper.release(lease)
     keeper.stop()
@@ -190,5 +190,5 @@ def test_a_renewal_can_be_asked_for_at_once(store: Renewals) -> None:
     keeper.start()
     hold(keeper, "a")
     keeper.renew_soon()
-    eventually(lambda: store.asked, what="a renewal out of turn")
+    wait_until(lambda: store.asked)
     keeper.stop()

@@ -11,7 +11,7 @@ import pytest
 from jobs.errors import LeaseLost, StoreUnavailable
 from jobs.records import AttemptRef, Cancelled, Outcome
 from jobs.states import JobState
-from tests.worker.waiting import eventually
+from tests.support.services import wait_until
 from worker.results import ResultWriter, Stored
 
 
@@ -67,7 +67,7 @@ def test_the_first_waits_for_nothing_and_the_rest_go_together(store: Ends, pool:
     first = finish(pool, writer, "a")
     assert store.begun.acquire(timeout=20)
     others = [finish(pool, writer, job_id) for job_id in "bcd"]
-    eventually(lambda: len(writer._waiting) == 3, what="three waiting ends")
+    wait_until(lambda: len(writer._waiting) == 3)
     store.gate.set()
     assert {future.result(20) for future in [first, *others]} == {JobState.CANCELLED}
     assert [sorted(group) for group in store.groups] == [["a"], ["b", "c", "d"]]
@@ -89,7 +89,7 @@ def test_an_outage_drops_nothing(store: Ends, pool: ThreadPoolExecutor) -> None:
     writer = started(store)
     store.away = True
     ends = [finish(pool, writer, job_id) for job_id in "abc"]
-    eventually(lambda: store.num_refused >= 2, what="two tries")
+    wait_until(lambda: store.num_refused >= 2)
     assert not any(end.done() for end in ends)
     store.away = False
     assert [end.result(20) for end in ends] == [JobState.CANCELLED] * 3
@@ -114,7 +114,7 @@ def test_closing_during_an_outage_gives_up_in_time_and_says_how_many(store: Ends
     writer = started(store)
     store.away = True
     end = finish(pool, writer, "a")
-    eventually(lambda: store.num_refused, what="a try")
+    wait_until(lambda: store.num_refused)
     assert writer.close(0.1) == 1
     with pytest.raises(StoreUnavailable):
         end.result(20)
@@ -128,7 +128,7 @@ def test_closing_writes_what_waits(store: Ends, pool: ThreadPoolExecutor) -> Non
     ends = [finish(pool, writer, "a")]
     assert store.begun.acquire(timeout=20)
     ends.append(finish(pool, writer, "b"))
-    eventually(lambda: len(writer._waiting) == 1, what="one waiting end")
+    wait_until(lambda: len(writer._waiting) == 1)
     store.gate.set()
     assert writer.close(5) == 0
     assert [end.result(20) for end in ends] == [JobState.CANCELLED] * 2
