@@ -14,9 +14,7 @@ import redis
 
 from cli.embedded import find_redis_server
 from tests.ops import compose
-from tests.ops.running import Machine, Running, free_port, until, words_here
-
-ROLES = ["api", "dispatcher", "worker", "flower"]
+from tests.ops.running import ROLES, Machine, Running, free_port, run_to_end, until
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +62,7 @@ def machine(folder: Path, redis_url: str, database_url: str) -> Machine:
 def migrated(machine: Machine) -> Machine:
     """The machine after its `migrate` service, which must end well before the others start."""
     service = compose.load()["services"]["migrate"]
-    done = subprocess.run(
-        words_here(service["command"]),
-        env=machine.environment(service),
-        cwd=machine.folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_to_end(service["command"], service, machine)
     assert done.returncode == 0, done.stderr
     return machine
 

@@ -21,6 +21,8 @@ from typing import Any
 
 from tests.ops import compose
 
+ROLES = ("api", "dispatcher", "worker", "flower")
+"""The lasting services of ours that run here. `worker-gpu` has the worker's command line and needs a GPU."""
 START_SECONDS = 90.0
 DEFAULT_GRACE = "10s"  # Compose's own, where a service names none
 
@@ -72,6 +74,26 @@ def words_here(words: list[str]) -> list[str]:
     return [here for word in words for here in exchanged.get(word, [word])]
 
 
+def run_to_end(words: list[str], service: Mapping[str, Any], machine: Machine) -> subprocess.CompletedProcess[str]:
+    """A command line of a container, with the service's environment, until it ends by itself."""
+    return subprocess.run(
+        words_here(words),
+        env=machine.environment(service),
+        cwd=machine.folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def check_health(service: Mapping[str, Any], machine: Machine) -> subprocess.CompletedProcess[str]:
+    """The service's own health check, once."""
+    kind, *words = service["healthcheck"]["test"]
+    assert kind == "CMD"
+    return run_to_end(words, service, machine)
+
+
 @dataclass
 class Running:
     """One service as a process. Its output goes to a file, which a failure shows."""
@@ -99,20 +121,6 @@ class Running:
     def output(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def check_health(self) -> subprocess.CompletedProcess[str]:
-        """The service's own health check, once."""
-        kind, *words = self.service["healthcheck"]["test"]
-        assert kind == "CMD"
-        return subprocess.run(
-            words_here(words),
-            env=self.machine.environment(self.service),
-            cwd=self.machine.folder,
-            capture_output=True,
-            text=True,
-            timeout=compose.seconds(self.service["healthcheck"]["timeout"]),
-            check=False,
-        )
-
     def wait_until_healthy(self) -> None:
         until(self._is_healthy, f"{self.name} is healthy")
 
@@ -129,7 +137,7 @@ class Running:
         assert self.process.poll() is None, (
             f"{self.name} ended with {self.process.returncode}:\n{self.output()[-4000:]}"
         )
-        return self.check_health().returncode == 0
+        return check_health(self.service, self.machine).returncode == 0
 
 
 def free_port() -> int:

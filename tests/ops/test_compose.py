@@ -137,6 +137,24 @@ def test_the_environment_makes_settings(name: str, monkeypatch: pytest.MonkeyPat
     assert settings.database_url.startswith("postgresql+psycopg://penstock:penstock@postgres:")
 
 
+def test_what_an_operator_sets_for_all_reaches_every_role() -> None:
+    # A job without `model` asks for the API's default: were it not the workers', no job would ever be accepted.
+    shared = (
+        "DATABASE_URL",
+        "REDIS_URL",
+        "MODEL",
+        "LOG_LEVEL",
+        "LEASE_SECONDS",
+        "MAX_ATTEMPTS",
+        "RETRY_BACKOFF_SECONDS",
+    )
+    told = compose.ENVIRONMENT | {"PENSTOCK_MODEL": "demo", "PENSTOCK_LEASE_SECONDS": "9", "PENSTOCK_MAX_ATTEMPTS": "5"}
+    services = compose.load(told | {"PENSTOCK_RETRY_BACKOFF_SECONDS": "2"})["services"]
+    seen = {tuple(services[name]["environment"][f"PENSTOCK_{key}"] for key in shared) for name in OURS}
+    assert len(seen) == 1
+    assert next(iter(seen))[2:] == ("demo", "info", "9", "5", "2")
+
+
 def test_every_penstock_variable_is_a_setting() -> None:
     assert {name for name in compose.variables() if name.startswith("PENSTOCK_")} <= FIELDS
     names = re.findall(r"\bPENSTOCK_[A-Z_]+\b", compose.COMPOSE_FILE.read_text())

@@ -5,25 +5,16 @@ One system serves the whole module; the tests stand in the order of its life.
 
 from __future__ import annotations
 
-import subprocess
-from typing import Any
+from pathlib import Path
 
 import httpx
 import pytest
 import redis
 
 from tests.ops import compose
-from tests.ops.conftest import ROLES
-from tests.ops.running import Machine, Running, until, words_here
+from tests.ops.running import ROLES, Machine, Running, check_health, run_to_end, until
 
 KEY = compose.ENVIRONMENT["PENSTOCK_API_KEYS"]
-
-
-def _health(machine: Machine, role: str) -> subprocess.CompletedProcess[str]:
-    service = compose.load()["services"][role]
-    words = words_here(service["healthcheck"]["test"][1:])
-    environment = machine.environment(service)
-    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=30, check=False)
 
 
 def test_redis_takes_the_options_it_is_given(redis_url: str) -> None:
@@ -41,30 +32,22 @@ def test_redis_takes_the_options_it_is_given(redis_url: str) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_that_is_not_there_is_not_healthy_and_the_reason_is_one_line(migrated: Machine, role: str) -> None:
-    found = _health(migrated, role)
+    found = check_health(compose.load()["services"][role], migrated)
     assert found.returncode == 1
     assert found.stderr.startswith(f"{role} is not healthy: ")
     assert found.stderr.count("\n") == 1
 
 
-def test_a_database_that_is_down_is_named_without_its_password(folder: Any, redis_url: str) -> None:
+def test_a_database_that_is_down_is_named_without_its_password(folder: Path, redis_url: str) -> None:
     nowhere = Machine(folder, "postgresql+psycopg://penstock:a-password@127.0.0.1:1/penstock", redis_url, 1, 1)
-    found = _health(nowhere, "dispatcher")
+    found = check_health(compose.load()["services"]["dispatcher"], nowhere)
     assert (found.returncode, found.stdout) == (1, "")
     assert found.stderr == "dispatcher is not healthy: the database did not answer (OperationalError)\n"
 
 
 def test_migrating_again_changes_nothing(migrated: Machine) -> None:
     service = compose.load()["services"]["migrate"]
-    again = subprocess.run(
-        words_here(service["command"]),
-        env=migrated.environment(service),
-        cwd=migrated.folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    again = run_to_end(service["command"], service, migrated)
     assert again.returncode == 0, again.stderr
 
 
