@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from cli.job_body import chat, first_fault
 from jobs.parameters import MAX_METADATA_PAIRS, Parameters
+from jobs.states import Priority
 
 Json = dict[str, Any]
 
@@ -25,6 +26,9 @@ MAX_LINE_BYTES = 4 * 1024 * 1024
 CHAT_URL = "/v1/chat/completions"
 COMPLETIONS_URL = "/v1/completions"
 OPENAI_COMPLETIONS_MAX_TOKENS = 16
+ROLES = ("system", "user", "assistant")
+MAX_METADATA_KEY = 64
+MAX_METADATA_VALUE = 512
 JOB_FIELDS = frozenset({"prompt", "messages", "model", "priority", "deadline_seconds", "metadata"})
 # OpenAI fields that change nothing here at these values, and cannot be served at others.
 INERT: Mapping[str, tuple[Any, ...]] = {
@@ -38,9 +42,8 @@ INERT: Mapping[str, tuple[Any, ...]] = {
     "presence_penalty": (0,),
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
-    "store": (False, True),
 }
-IGNORED = frozenset({"user", "safety_identifier", "prompt_cache_key", "service_tier", "parallel_tool_calls"})
+IGNORED = frozenset({"user", "safety_identifier", "prompt_cache_key", "service_tier", "store"})
 
 
 class LineError(Exception):
@@ -74,7 +77,7 @@ def numbered_jobs(lines: Iterable[bytes]) -> Iterator[tuple[int, Json | LineErro
 
 
 def _check_custom_id(job: Json, number: int, seen: dict[str, int]) -> None:
-    custom_id = job.get("metadata", {}).get("custom_id")
+    custom_id = (job.get("metadata") or {}).get("custom_id")
     if custom_id is None:
         return
     if custom_id in seen:
@@ -121,6 +124,7 @@ def _check_job(job: Json) -> None:
     if any("\x00" in text for text in _texts(job)):
         raise Fault("prompt: NUL characters cannot be stored")
     _check_metadata(job.get("metadata"))
+    _check_queueing(job)
     try:
         Parameters.model_validate({name: value for name, value in job.items() if name not in JOB_FIELDS})
     except ValidationError as error:
@@ -136,10 +140,10 @@ def _check_messages(messages: Any) -> None:
     if not isinstance(messages, list) or not messages:
         raise Fault("messages: a list that is not empty")
     for index, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise Fault(f"messages[{index}].role: a string")
-        if not isinstance(message.get("content"), str):
-            raise Fault(f"messages[{index}].content: a string")
+        if not isinstance(message, dict) or message.get("role") not in ROLES:
+            raise Fault(f"messages[{index}].role: one of {', '.join(ROLES)}")
+        if not isinstance(message.get("content"), str) or not message["content"]:
+            raise Fault(f"messages[{index}].content: a string that is not empty")
 
 
 def _check_metadata(metadata: Any) -> None:
@@ -148,7 +152,23 @@ def _check_metadata(metadata: Any) -> None:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise Fault("metadata: an object of strings")
     if len(metadata) > MAX_METADATA_PAIRS:
-        raise Fault(f"metadata: at most {MAX_METADATA_PAIRS} pairs")
+        raise Fault(f"metadata: at most {MAX_METADATA_PAIRS} pairs, custom_id included")
+    for key, value in metadata.items():
+        if not 1 <= len(key) <= MAX_METADATA_KEY or len(value) > MAX_METADATA_VALUE:
+            raise Fault(
+                f"metadata (custom_id included): keys of 1 to {MAX_METADATA_KEY} characters, "
+                f"values of at most {MAX_METADATA_VALUE}"
+            )
+
+
+def _check_queueing(job: Json) -> None:
+    if job.get("priority") is not None and job["priority"] not in list(Priority):
+        raise Fault(f"priority: one of {', '.join(Priority)}")
+    deadline = job.get("deadline_seconds")
+    if deadline is not None and (isinstance(deadline, bool) or not isinstance(deadline, int | float) or deadline <= 0):
+        raise Fault("deadline_seconds: a number above 0")
+    if job.get("model") is not None and not isinstance(job["model"], str):
+        raise Fault("model: a string")
 
 
 def _from_openai(line: Json) -> Json:
@@ -158,12 +178,13 @@ def _from_openai(line: Json) -> Json:
     if not isinstance(body, dict):
         raise Fault("body: a JSON object")
     mappings: dict[str, Callable[[Json], Json]] = {CHAT_URL: _from_chat, COMPLETIONS_URL: _from_completions}
-    if line["url"] not in mappings:
+    if not isinstance(line["url"], str) or line["url"] not in mappings:
         raise Fault(f"url: only {CHAT_URL} and {COMPLETIONS_URL}")
     job = mappings[line["url"]](_without_inert(body))
     if "custom_id" in line:
         if not isinstance(line["custom_id"], str):
             raise Fault("custom_id: a string")
+        _check_metadata(job.get("metadata"))
         job["metadata"] = (job.get("metadata") or {}) | {"custom_id": line["custom_id"]}
     # OpenAI's endpoints know no repeat penalty, so a line written for them gets none.
     return {"repeat_penalty": 1.0} | job
@@ -184,14 +205,16 @@ def _without_inert(body: Json) -> Json:
 def _from_chat(body: Json) -> Json:
     job = _renamed_limit(body)
     job["messages"] = _flat_messages(job.get("messages"))
-    wants, top = job.pop("logprobs", False), job.pop("top_logprobs", 0)
+    wants: Any = job.pop("logprobs", False)
+    top = job.pop("top_logprobs", 0)
     if not isinstance(wants, bool):
         raise Fault("body.logprobs: true or false")
     return job | ({"logprobs": top} if wants else {})
 
 
 def _from_completions(body: Json) -> Json:
-    job = {"max_tokens": OPENAI_COMPLETIONS_MAX_TOKENS} | _renamed_limit(body)
+    job: Json = {"max_tokens": OPENAI_COMPLETIONS_MAX_TOKENS}
+    job |= _renamed_limit(body)
     prompt = job.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1:
         job["prompt"] = prompt[0]

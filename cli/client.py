@@ -82,13 +82,14 @@ class Client:
         return self._json("POST", f"/v1/batches/{batch_id}/cancel")
 
     def ready(self) -> tuple[bool, Json]:
-        """Whether the system can take and run jobs, and what the API says about it. Never raises."""
+        """Whether the system takes jobs and runs them, and what the API says about it. Never raises."""
         try:
             reply = self.http.get("/health/ready", timeout=5.0)
             body = reply.json()
         except (httpx.HTTPError, ValueError):
             return False, {}
-        return reply.status_code == httpx.codes.OK, body if isinstance(body, dict) else {}
+        body = body if isinstance(body, dict) else {}
+        return reply.status_code == httpx.codes.OK and body.get("status") == "ok", body
 
     def _post(self, path: str, body: Mapping[str, Any], key: str) -> Json:
         return self._json("POST", path, json=body, headers={"Idempotency-Key": key})

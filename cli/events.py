@@ -19,16 +19,19 @@ from cli.errors import ApiRefused, ApiUnreachable
 
 MAX_FAILURES = 10
 """Connections in a row that bring nothing new before a reader gives up: about half a minute."""
+LASTING_PATIENCE = frozenset({429, 500, 502, 503, 504})
+"""Refusals that may pass."""
 QUIET_SECONDS = 60.0
 """A stream that says nothing for so long, not even a ping, is opened again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One SSE frame: its `event` name and the JSON of its `data`."""
+    """One SSE frame: its `event` name, the JSON of its `data`, and its `id`: where to resume after it."""
 
     event: str
     data: Json
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +64,21 @@ class Gap(Exception):
 
 
 def frames(lines: Iterable[str]) -> Iterator[Frame]:
-    """Parse SSE lines. Comments (pings), `id` and `retry` say nothing to us: `seq` is in the data."""
-    event, data = "message", list[str]()
+    """Parse SSE lines. Comments (pings) and `retry` say nothing to us."""
+    event, data, position = "message", list[str](), ""
     for line in lines:
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if not line and data:
-            yield Frame(event, _object("\n".join(data)))
+            yield Frame(event, _object("\n".join(data)), position)
         if not line:
-            event, data = "message", []
+            event, data, position = "message", [], ""
         elif name == "event":
             event = value
         elif name == "data":
             data.append(value)
+        elif name == "id":
+            position = value
 
 
 def _object(text: str) -> Json:
@@ -90,14 +95,20 @@ class Reader:
 
     received: int = 0
     state: str = ""
+    position: str = ""
+
+    @property
+    def after(self) -> str:
+        """Where to resume: the server's own word for it, which also names the attempt, or the number of code points."""
+        return self.position or str(self.received)
 
     def take(self, frame: Frame) -> Iterator[Event]:
         """Events of one frame; raises Gap when text is missing in between, ApiRefused for an error frame."""
         data = frame.data
         if frame.event == "text":
-            yield from self._text(str(data.get("text", "")), int(data.get("seq", 0)))
+            yield from self._text(str(data.get("text", "")), int(data.get("seq", 0)), frame.id)
         elif frame.event == "reset":
-            self.received = 0
+            self.received, self.position = 0, frame.id
             yield Reset()
         elif frame.event == "state" and data.get("state") != self.state:
             self.state = str(data.get("state"))
@@ -107,13 +118,13 @@ class Reader:
         elif frame.event == "error" or "error" in data:
             raise _refusal(data)
 
-    def _text(self, text: str, seq: int) -> Iterator[Event]:
+    def _text(self, text: str, seq: int, position: str) -> Iterator[Event]:
         start = seq - len(text)
         if start > self.received:
             raise Gap
         fresh = text[self.received - start :]
         if fresh:
-            self.received = seq
+            self.received, self.position = seq, position
             yield Text(fresh)
 
 
@@ -134,29 +145,34 @@ def follow(client: Client, job_id: str, *, after: int = 0) -> Iterator[Event]:
     while True:
         reason = "the stream ended early"
         try:
-            for frame in _connection(client, job_id, reader.received):
-                for event in reader.take(frame):
-                    failures = 0
-                    yield event
-                    if isinstance(event, Ended):
-                        return
-        except Gap:
-            reason = "a piece of the text is missing"
+            for event in _events(client, job_id, reader):
+                failures = 0
+                yield event
+                if isinstance(event, Ended):
+                    return
         except httpx.ReadTimeout:
             continue  # quiet, not broken: the job waits its turn
-        except httpx.TransportError as error:
-            reason = reason_of(error)
-        except ApiRefused as error:
-            if error.status < 500 and error.status != 429:
-                raise
-            reason = str(error)
+        except (Gap, httpx.TransportError, ApiRefused) as error:
+            reason = _reason(error)
         failures += 1
         if failures == MAX_FAILURES:
             raise ApiUnreachable(client.url, f"{reason}; the job goes on: `penstock watch {job_id}`")
         client.pause(backoff_seconds(failures))
 
 
-def _connection(client: Client, job_id: str, after: int) -> Iterator[Frame]:
+def _reason(error: Exception) -> str:
+    """Why a connection ended, if another can help; a refusal that will stand is raised again."""
+    if isinstance(error, ApiRefused) and error.status not in LASTING_PATIENCE:
+        raise error
+    return "a piece of the text is missing" if isinstance(error, Gap) else reason_of(error)
+
+
+def _events(client: Client, job_id: str, reader: Reader) -> Iterator[Event]:
+    for frame in _connection(client, job_id, reader.after):
+        yield from reader.take(frame)
+
+
+def _connection(client: Client, job_id: str, after: str) -> Iterator[Frame]:
     timeout = httpx.Timeout(QUIET_SECONDS, connect=5.0)
     path = f"/v1/jobs/{job_id}/events"
     with client.http.stream("GET", path, params={"after": after}, timeout=timeout) as reply:

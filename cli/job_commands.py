@@ -43,7 +43,9 @@ def submit(
     *,
     stream: Annotated[bool, typer.Option("--stream", help="Print the text as it comes.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end, then print the text.")] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="Send PROMPT as it is, control tokens parsed, not as chat.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Send PROMPT as it is, control tokens parsed, not as chat.")
+    ] = False,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system message before it.")] = None,
     model: Annotated[str | None, typer.Option(help="Model, where several are served.", rich_help_panel=Knobs)] = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most [100].", rich_help_panel=Knobs)] = None,
@@ -100,7 +102,9 @@ def _send(client: Client, body: dict[str, Any], show: Show, *, as_json: bool) ->
     elif show is Show.ID:
         screen.print_json(job)
     else:
-        _finish(_follow(client, job["id"], live=show is Show.STREAM and not as_json), as_json, shown=show is Show.STREAM)
+        _finish(
+            _follow(client, job["id"], live=show is Show.STREAM and not as_json), as_json, shown=show is Show.STREAM
+        )
 
 
 def _follow(client: Client, job_id: str, *, live: bool) -> dict[str, Any]:

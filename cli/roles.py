@@ -53,7 +53,9 @@ def child_environment(settings: Settings, overrides: Mapping[str, object] | None
         environment.setdefault("FLOWER_BASIC_AUTH", settings.flower_basic_auth)
     if "site-packages" not in ROOT.parts:
         paths = environment.get("PYTHONPATH", "").split(os.pathsep)
-        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *(path for path in paths if path not in ("", str(ROOT)))])
+        environment["PYTHONPATH"] = os.pathsep.join(
+            [str(ROOT), *(path for path in paths if path not in ("", str(ROOT)))]
+        )
     return environment
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -50,22 +49,10 @@ def num_completion_tokens(job: Json) -> int | None:
 
 
 def tokens_per_second(job: Json) -> float | None:
-    """Completion tokens by the time from first claim to end; None unless both are known."""
-    tokens, started, ended = num_completion_tokens(job), instant(job.get("started_at")), instant(job.get("ended_at"))
-    if not tokens or started is None or ended is None or ended <= started:
-        return None
-    return tokens / (ended - started).total_seconds()
-
-
-def instant(value: object) -> datetime | None:
-    """An instant from the wire: ISO 8601 text or Unix seconds."""
-    if isinstance(value, int | float):
-        return datetime.fromtimestamp(value, UTC)
-    try:
-        parsed = datetime.fromisoformat(str(value))
-    except ValueError:
-        return None
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    """Completion tokens by the seconds from admission to the end; None unless both are known."""
+    tokens, timings = num_completion_tokens(job), job.get("timings") or {}
+    seconds = timings.get("total", 0.0) - timings.get("queued", 0.0)
+    return tokens / seconds if tokens and seconds > 0 else None
 
 
 def jobs_table(jobs: Sequence[Json]) -> Table:

@@ -157,9 +157,7 @@ class System:
         self.environment["PENSTOCK_DATABASE_URL"] = url_file.read_text(encoding="utf-8")
 
     def _start_store(self, name: str, command: list[str], answers: Callable[[], bool]) -> None:
-        self.supervisor.start(
-            Role(name, command, self.environment, wave=STORE_WAVE, stop_seconds=30.0, is_store=True)
-        )
+        self.supervisor.start(Role(name, command, self.environment, wave=STORE_WAVE, stop_seconds=30.0, is_store=True))
         if not self.supervisor.run_until(answers, look_seconds=LOOK_SECONDS):
             raise Stopped
 
