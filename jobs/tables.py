@@ -239,7 +239,7 @@ class Model(Base):
 
     @property
     def vocabulary_gguf(self) -> bytes:
-        """The vocabulary as the GGUF file that it is, decompressed."""
+        """The vocabulary as the worker announced it, decompressed."""
         return zlib.decompress(self.vocabulary)
 
 

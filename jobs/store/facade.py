@@ -289,7 +289,7 @@ class Store:
         recipe: Mapping[str, Any] | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> None:
-        """Tell the API of a loaded model. `vocabulary` is the GGUF without tensors, as it is (compressed here)."""
+        """Tell the API of a loaded model. `vocabulary` is what the API's tokenizer reads; it is compressed here."""
         with self._writing() as scope:
             registry.announce_model(
                 scope,
@@ -302,7 +302,7 @@ class Store:
             )
 
     def model(self, name: str) -> Model:
-        """A model; its `vocabulary_gguf` is the GGUF again. Raises ModelUnknown."""
+        """A model; its `vocabulary_gguf` is what was announced. Raises ModelUnknown."""
         with self._reading() as scope:
             return registry.model(scope, name)
 

@@ -60,9 +60,9 @@ def test_jobs_of_others_do_not_exist(store: Store) -> None:
     for call in (store.cancel, store.get):
         with pytest.raises(NotFound):
             call(made.ids[0], "b")
-    for call in (store.cancel_batch, store.get_batch):
+    for batch_call in (store.cancel_batch, store.get_batch):
         with pytest.raises(NotFound):
-            call(str(made.batch_id), "b")
+            batch_call(str(made.batch_id), "b")
     assert store.cancel(made.ids[0], "a").state == JobState.CANCELLED
     with pytest.raises(NotFound):
         store.cancel("job_none")

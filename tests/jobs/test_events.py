@@ -303,7 +303,7 @@ def test_cancels_and_wake_ups_reach_their_channels(redis_url: str) -> None:
     client = open_redis(redis_url)
     writer = EventWriter(client)
     heard: list[tuple[bytes, bytes]] = []
-    pubsub = client.pubsub(ignore_subscribe_messages=True)
+    pubsub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
     pubsub.subscribe(CANCEL_CHANNEL, "penstock:dispatch")
     wait_until(lambda: len(client.pubsub_channels()) == 2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 
@@ -76,7 +77,7 @@ def test_a_cancelled_batch_takes_no_more(store: Store) -> None:
     ],
 )
 def test_what_cannot_be_stored_is_refused_by_name_and_nothing_is_queued(
-    store: Store, changes: dict[str, object], param: str
+    store: Store, changes: dict[str, Any], param: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
         store.submit([make_job(), make_job(**changes)])

@@ -103,7 +103,7 @@ def test_many_workers_end_one_batch_in_groups_while_it_is_swept_renewed_and_publ
             store.mark_published(made.ids)
             store.unpublish_all()
 
-    at_once([*(lambda group=group: end(group) for group in groups), bother, bother])  # type: ignore[misc]
+    at_once([*(lambda group=group: end(group) for group in groups), bother, bother])
     assert store.get_batch(str(made.batch_id))[0].num_succeeded == 120
     assert store.audit() == []
 

