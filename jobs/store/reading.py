@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from jobs.errors import NotFound
 from jobs.records import BatchCounts
 from jobs.states import JobState, Priority
-from jobs.store.scope import PUBLISHED, RUNNING, UNPUBLISHED, Scope
+from jobs.store.scope import PUBLISHED, UNPUBLISHED, Scope
 from jobs.tables import Attempt, Base, Batch, Generation, Job, Recipe
 
 Entity = TypeVar("Entity", bound=Base)
@@ -90,7 +90,7 @@ def counts(scope: Scope, batch: Batch) -> BatchCounts:
         JobState.CANCELLED: batch.num_cancelled,
         JobState.EXPIRED: batch.num_expired,
     }
-    running = sa.select(sa.func.count()).select_from(Job).where(RUNNING, Job.batch_id == batch.id)
+    running = sa.select(sa.func.count()).select_from(Job).where(Job.batch_id == batch.id, Job.state == JobState.RUNNING)
     by_state[JobState.RUNNING] = scope.connection.scalar(running) or 0
     by_state[JobState.QUEUED] = batch.num_total - sum(by_state.values())
     return BatchCounts(batch.num_total, by_state)
