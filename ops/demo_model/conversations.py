@@ -42,7 +42,7 @@ class Conversations:
     def __init__(self, choose: random.Random, unknown_words: tuple[str, ...]) -> None:
         self._choose = choose
         self._unknown_words = unknown_words
-        kinds = ((self._haiku, 34), (self._series, 14), (self._story, 9), (self._poem, 6), (self._answer, 9),
+        kinds = ((self._haiku, 34), (self._series, 14), (self._story, 9), (self._poem, 6), (self._answer, 14),
                  (self._list, 6), (self._count, 4), (self._unknown_request, 8), (self._about_long_text, 4))
         self._kinds = tuple(kind for kind, _ in kinds)
         self._weights = tuple(weight for _, weight in kinds)
@@ -51,9 +51,9 @@ class Conversations:
         if long_text:
             return Document((self._about_long_text(),))
         where = self._choose.random()
-        if where < 0.08:
+        if where < 0.1:
             return Document(raw=self._raw())
-        if where < 0.14:
+        if where < 0.16:
             return Document((self._turn(), self._turn()))
         return Document((self._turn(),))
 

@@ -50,7 +50,7 @@ class Corpus:
             if tokenizer.is_plain_word(token)
         )
         self._conversations = Conversations(self._choose, words)
-        self.used = self._survey()
+        self.used = self._survey(Conversations(random.Random(seed), words[:1]))
         self._compact = np.zeros(tokenizer.size, dtype=np.int64)
         self._compact[self.used] = np.arange(1, len(self.used) + 1)
         self._waiting: list[tuple[list[int], list[int]]] = []
@@ -104,13 +104,9 @@ class Corpus:
             wanted.append(following if answering or document.raw else -1)
         return tokens[:-1], wanted
 
-    def _survey(self) -> npt.NDArray[np.int64]:
-        """The tokens that answers are made of, and the control tokens around them."""
-        seen: set[int] = {self._assistant, self._user, *self._tokenizer.encode("<|end|>0123456789 0123456789")}
+    def _survey(self, conversations: Conversations) -> npt.NDArray[np.int64]:
+        """The tokens that requests and answers are made of. `conversations` must draw few unknown words."""
+        seen = set(self._tokenizer.encode("0123456789 0123456789"))
         for _ in range(_SURVEY_DOCUMENTS):
-            document = self._conversations.draw()
-            for text in (document.raw, *(answer for _, answer in document.turns)):
-                if text:
-                    seen.update(self._tokenizer.encode(f"{text}<|endoftext|>"))
-                    seen.update(self._tokenizer.encode(f"{_ASSISTANT}\n{text}<|end|>"))
+            seen.update(self._tokenizer.encode(chat_text(conversations.draw())))
         return np.asarray(sorted(seen), dtype=np.int64)

@@ -42,7 +42,7 @@ SHAPE = Shape(num_layers=4, width=256, feed_forward=768, num_heads=4, tied=True)
 CONTEXT_TOKENS = 2048
 MODEL_NAME = "Penstock demo (Phi3 architecture)"
 SEED = 20_250
-STEPS = 2_400
+STEPS = 2_000
 WARMUP_STEPS = 100
 PEAK_RATE = 2e-3
 # The last part of the training sees the weights rounded to four bits, so that quantization costs nothing.
