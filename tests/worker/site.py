@@ -94,7 +94,7 @@ class Site:
             for job in alive:
                 self.store.cancel(job.id)
                 self.events.cancel(job.id)
-            wait_until(lambda: all(self.state(job.id) in ENDED for job in alive))  # noqa: B023
+            wait_until(lambda: all(self.state(job.id) in ENDED for job in alive))
 
     def start_worker(self, *, ready: bool = True) -> WorkerProcess:
         worker = WorkerProcess(self.settings, self.folder, self.environment)

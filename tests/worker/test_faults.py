@@ -81,7 +81,7 @@ def test_celerys_own_shutdown_drains_too(make_site: MakeSite, sqlite_url: str) -
 def test_a_killed_workers_jobs_run_again_on_another(make_site: MakeSite, database_url: str) -> None:
     site = make_site(database_url, lease_seconds=1.0, retry_backoff_seconds=0)
     worker = site.start_worker()
-    (job_id,) = site.submit(parameters={"max_tokens": 4000})
+    (job_id,) = site.submit(parameters={"max_tokens": 1500})
     site.wait_for_text(job_id)
     worker.kill()
     other = site.start_worker()
@@ -122,7 +122,7 @@ def test_redis_dying_stops_no_generation_and_work_goes_on_after_it(
 ) -> None:
     site = make_site(sqlite_url, redis_url=own_redis_server.url)
     worker = site.start_worker()
-    (job_id,) = site.submit(parameters={"max_tokens": 2500})
+    (job_id,) = site.submit(parameters={"max_tokens": 1500})
     site.wait_for_text(job_id)
     own_redis_server.stop()
     site.wait_for(JobState.SUCCEEDED, job_id)
