@@ -68,7 +68,7 @@ def _row(
         "parameters": dict(job.parameters),
         "seed": job.seed,
         "num_prompt_tokens": job.num_prompt_tokens,
-        "job_metadata": dict(job.metadata),
+        "metadata": dict(job.metadata),
         "batch_id": batch_id,
         "custom_id": job.custom_id,
         "line_number": line_number,
@@ -95,7 +95,7 @@ def _open_batch(scope: Scope, owner: str, num_total: int, metadata: Mapping[str,
         "owner": owner,
         "num_total": num_total,
         "created_at": scope.now,
-        "job_metadata": dict(metadata),
+        "metadata": dict(metadata),
     }
     scope.connection.execute(sa.insert(Batch), [row])
     return batch_id
@@ -128,7 +128,8 @@ def _take_key(scope: Scope, owner: str, key: str, body_sha256: str, ids: Sequenc
         "object_ids": list(ids),
         "created_at": scope.now,
     }
-    if scope.connection.execute(scope.insert(IdempotencyKey).values(row).on_conflict_do_nothing()).rowcount == 1:
+    insert = scope.insert(IdempotencyKey).values(row).on_conflict_do_nothing().returning(IdempotencyKey.key)
+    if scope.connection.execute(insert).first() is not None:
         return None
     taken = scope.connection.execute(
         sa.select(IdempotencyKey.body_sha256, IdempotencyKey.object_ids).where(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ops.demo_model.random_weights import write_random_model
+from ops.demo_model.random_weights import SHAPES, write_random_model
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_MODEL = ROOT / "ops" / "demo_model" / "phi-3-demo.gguf"
@@ -16,7 +16,7 @@ VOCABULARY = ROOT / "ops" / "demo_model" / "phi-3-vocab.gguf"
 def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights, two layers of 256: every shape is real, the text is noise, and it never ends by itself."""
     path = tmp_path_factory.mktemp("models") / "tiny.gguf"
-    write_random_model(path, "tiny", context_tokens=1024)
+    write_random_model(path, SHAPES["tiny"], context_tokens=1024)
     return path
 
 

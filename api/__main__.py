@@ -1,0 +1,43 @@
+"""`python -m api`: the API role as a process. Exit status 2: the settings are wrong; 3: it could not listen."""
+
+from __future__ import annotations
+
+import sys
+
+from pydantic import ValidationError
+
+from api import logs
+from api.server import Server, UnsafeBinding, check_binding
+from jobs.settings import Settings
+
+EXIT_SETTINGS = 2
+EXIT_STARTUP = 3
+
+
+def main() -> int:
+    try:
+        settings = Settings()
+        check_binding(settings)
+    except UnsafeBinding as error:
+        return _complain(str(error))
+    except ValidationError as error:
+        return _complain("\n".join(_wrong_settings(error)))
+    logs.configure(settings.log_level)
+    server = Server(settings)
+    server.run()
+    return 0 if server.started else EXIT_STARTUP
+
+
+def _wrong_settings(error: ValidationError) -> list[str]:
+    """A line each, with the variable's name and without its value (it may be a key)."""
+    faults = error.errors(include_input=False, include_url=False)
+    return [f"PENSTOCK_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in faults]
+
+
+def _complain(message: str) -> int:
+    print(f"penstock api: {message}", file=sys.stderr)  # noqa: T201
+    return EXIT_SETTINGS
+
+
+if __name__ == "__main__":
+    sys.exit(main())

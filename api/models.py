@@ -1,0 +1,96 @@
+"""The served model as the API needs it: its name, its vocabulary and the context of a slot.
+
+A worker announces its model in the database, vocabulary included; that is read again every few seconds. A model that
+lies on this machine (`demo`, or a path) is known before any worker has announced it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from jobs.errors import ModelUnknown
+from jobs.settings import Settings
+from jobs.store import Store
+from worker.engine.vocabulary import Vocabulary
+
+FRESH_SECONDS = 2.0
+DEMO_FILE = Path(__file__).resolve().parent.parent / "ops" / "demo_model" / "phi-3-demo.gguf"
+"""Beside this package, in the repository as when installed. `ops` itself is imported by nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """`context_tokens`: prompt and completion together, of one job."""
+
+    name: str
+    context_tokens: int
+    vocabulary: Vocabulary
+
+
+class Catalog:
+    """Finds the served model. Safe from several threads."""
+
+    def __init__(self, store: Store, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._served: ServedModel | None = None
+        self._served_until = 0.0
+
+    @property
+    def name(self) -> str:
+        """Name of the one model that is served."""
+        return self._settings.model
+
+    def served(self) -> ServedModel:
+        """The served model. Raises ModelUnknown, StoreUnavailable."""
+        with self._lock:
+            if self._served is None or self._clock() >= self._served_until:
+                self._served = self._look()
+                self._served_until = self._clock() + FRESH_SECONDS
+            return self._served
+
+    def _look(self) -> ServedModel:
+        try:
+            row = self._store.model(self.name)
+        except ModelUnknown:
+            return self._local()
+        return ServedModel(self.name, row.context_tokens, _announced_vocabulary(row.vocabulary))
+
+    def _local(self) -> ServedModel:
+        path = local_file(self.name)
+        if path is None:
+            raise ModelUnknown(self.name)
+        vocabulary = _vocabulary_in(path, path.stat().st_mtime_ns)
+        known = [tokens for tokens in (self._settings.context_tokens, vocabulary.context_tokens) if tokens]
+        if not known:
+            raise ModelUnknown(self.name)
+        return ServedModel(self.name, min(known), vocabulary)
+
+
+# A process serves one model, or for a moment two, when the file behind a name changes.
+
+
+@lru_cache(maxsize=2)
+def _announced_vocabulary(data: bytes) -> Vocabulary:
+    """`data`: what `extract_vocabulary` wrote. It is compressed already, and the store compresses it again."""
+    inner = zlib.decompress(data)
+    return Vocabulary.from_bytes(data if inner.startswith(b"GGUF") else inner)
+
+
+@lru_cache(maxsize=2)
+def _vocabulary_in(path: Path, _changed_at: int) -> Vocabulary:
+    return Vocabulary.from_gguf(path)
+
+
+def local_file(model: str) -> Path | None:
+    """The model's file, if it lies on this machine: a path, or the built-in demo model."""
+    path = DEMO_FILE if model == "demo" else Path(model)
+    return path if path.is_file() else None

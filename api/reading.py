@@ -1,0 +1,92 @@
+"""Jobs and batches read whole, for one caller: the rows that make an object, fetched together. Calls block."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from api.checking import Submission
+from api.shapes import accepted_row, batch_object, job_object
+from api.wire import BatchObject, JobObject, JobPage
+from jobs.errors import InvalidRequest, NotFound, StoreUnavailable
+from jobs.records import BatchCounts
+from jobs.states import ENDED, JobState
+from jobs.store import Store
+from jobs.tables import Batch, Job
+
+_IDS = {"job": re.compile("job_[0-9a-f]{32}"), "batch": re.compile("batch_[0-9a-f]{32}")}
+MAX_SHOWN_ID = 64
+
+
+def check_id(kind: str, id: str) -> str:  # noqa: A002
+    """An id of the right form; any other names nothing, and some (a NUL) would trip the database."""
+    if not _IDS[kind].fullmatch(id):
+        raise NotFound(kind, id[:MAX_SHOWN_ID].encode("ascii", "replace").decode())
+    return id
+
+
+def read_job(store: Store, job_id: str, owner: str | None) -> JobObject:
+    """The whole job, its attempts and its place in the queue. Raises NotFound, StoreUnavailable."""
+    job = store.get(check_id("job", job_id), owner=owner)
+    generation = store.get_generation(job.id) if job.state in ENDED else None
+    position = store.queue_position(job) if job.state == JobState.QUEUED else None
+    return job_object(job, generation, store.attempts(job.id), position)
+
+
+def read_page(
+    store: Store, owner: str | None, *, state: JobState | None, batch_id: str | None, limit: int, after: str | None
+) -> JobPage:
+    """One page, newest first. Attempts and queue positions are left out."""
+    if batch_id is not None:
+        read_batch(store, batch_id, owner)
+    _check_cursor(store, after, batch_id, owner)
+    rows, has_more = store.list_jobs(state=state, batch_id=batch_id, limit=limit, after=after, owner=owner)
+    data = [_listed(store, job) for job in rows]
+    ids = [job.id for job in rows]
+    first, last = (ids[0], ids[-1]) if ids else (None, None)
+    return JobPage(data=data, first_id=first, last_id=last, has_more=has_more)
+
+
+def _check_cursor(store: Store, after: str | None, batch_id: str | None, owner: str | None) -> None:
+    if after is None:
+        return
+    try:
+        job = store.get(check_id("job", after), owner=owner)
+    except NotFound:
+        raise InvalidRequest("after: no job has this id.", param="after") from None
+    if batch_id not in (None, job.batch_id):
+        raise InvalidRequest("after: this job is not in the batch.", param="after")
+
+
+def _listed(store: Store, job: Job) -> JobObject:
+    return job_object(job, store.get_generation(job.id) if job.state in ENDED else None)
+
+
+def read_batch(store: Store, batch_id: str, owner: str | None) -> BatchObject:
+    """A batch and its counts. Raises NotFound, StoreUnavailable."""
+    rows: tuple[Batch, BatchCounts] = store.get_batch(check_id("batch", batch_id), owner=owner)
+    return batch_object(*rows)
+
+
+def accepted(store: Store, ids: Sequence[str], submission: Submission, batch_id: str | None) -> list[JobObject]:
+    """The jobs that a submit has stored, in its order.
+
+    They are accepted whether or not they can be read back: with the database gone since, the answer is made from the
+    request, because an error would make the caller send them again.
+    """
+    try:
+        return _read_back(store, ids, batch_id)
+    except StoreUnavailable:
+        now = datetime.now(UTC)
+        rows = (accepted_row(job_id, job, batch_id, now) for job_id, job in zip(ids, submission.jobs, strict=True))
+        return [job_object(row) for row in rows]
+
+
+def _read_back(store: Store, ids: Sequence[str], batch_id: str | None) -> list[JobObject]:
+    """A fresh batch is one query; what that has not found is read one by one."""
+    found: dict[str, Job] = {}
+    if batch_id is not None:
+        rows, _ = store.list_jobs(batch_id=batch_id, limit=len(ids))
+        found = {job.id: job for job in rows}
+    return [_listed(store, found.get(job_id) or store.get(job_id)) for job_id in ids]

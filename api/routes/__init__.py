@@ -1,0 +1,22 @@
+"""The endpoints, a module each kind of object. They parse, call, and shape; what they call is elsewhere in `api`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from api.wire import ErrorReply
+
+_MEANINGS = {
+    400: "The request is wrong; `param` names the field.",
+    401: "The API key is missing or wrong.",
+    404: "There is no such object, or it belongs to another key.",
+    409: "The idempotency key was used with another body.",
+    413: "The body is over the limit.",
+    415: "The body is not declared as JSON.",
+    503: "The database cannot be reached, or the model is not known yet; ask again after `Retry-After` seconds.",
+}
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What an endpoint may answer instead, for its documentation."""
+    return {status: {"model": ErrorReply, "description": _MEANINGS[status]} for status in statuses}

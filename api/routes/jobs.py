@@ -1,0 +1,164 @@
+"""/v1/jobs: submit, read, list, cancel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.body import fingerprint, parse_object, read_body
+from api.checking import check_submission
+from api.keys import Owner
+from api.reading import accepted, check_id, read_job, read_page
+from api.routes import refusals
+from api.services import Services, services
+from api.wire import AcceptedJobs, JobObject, JobPage
+from jobs.errors import InvalidRequest
+from jobs.records import NewJob
+from jobs.states import ENDED, JobState, Priority
+
+router = APIRouter(tags=["jobs"])
+
+Parts = Annotated[Services, Depends(services)]
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+_SUBMIT_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "anyOf": [
+                        {"$ref": "#/components/schemas/JobRequest"},
+                        {"$ref": "#/components/schemas/ManyJobsRequest"},
+                    ]
+                },
+                "examples": {
+                    "chat": {
+                        "summary": "A chat",
+                        "value": {
+                            "messages": [{"role": "user", "content": "Write a haiku about ice hockey"}],
+                            "max_tokens": 60,
+                            "seed": 42,
+                        },
+                    },
+                    "prompt": {
+                        "summary": "A raw prompt",
+                        "value": {"prompt": "<|user|>\nWrite a haiku about ice hockey<|end|>\n<|assistant|>\n"},
+                    },
+                    "batch": {
+                        "summary": "Several jobs, as a batch",
+                        "value": {"jobs": [{"prompt": "One"}, {"prompt": "Two", "temperature": 0}]},
+                    },
+                },
+            }
+        },
+    }
+}
+
+
+async def body_after_key(_: Owner, request: Request) -> bytes:
+    """The body, read only once the caller's key is known to be good."""
+    return await read_body(request)
+
+
+def idempotency_key(
+    key: Annotated[
+        str | None,
+        Header(alias="Idempotency-Key", description="The same key with the same body makes its jobs once."),
+    ] = None,
+) -> str | None:
+    """The caller's key for this submit. Raises InvalidRequest."""
+    if key is not None and not _KEY.fullmatch(key):
+        raise InvalidRequest("Idempotency-Key: must be 1 to 255 visible ASCII characters.", param="Idempotency-Key")
+    return key
+
+
+@router.post(
+    "/v1/jobs",
+    status_code=202,
+    response_model=JobObject | AcceptedJobs,
+    summary="Submit a job, or several",
+    responses=refusals(400, 401, 404, 409, 413, 415, 503),
+    openapi_extra=_SUBMIT_BODY,
+)
+def submit(  # noqa: PLR0917 -- FastAPI passes them by name
+    parts: Parts,
+    owner: Owner,
+    key: Annotated[str | None, Depends(idempotency_key)],
+    raw: Annotated[bytes, Depends(body_after_key)],
+    response: Response,
+    after_reply: BackgroundTasks,
+) -> JobObject | AcceptedJobs:
+    """Accept one job, or `{"jobs": […]}`: all of them or none.
+
+    The reply comes when the jobs are stored. Follow one at its `events_url`, or read its `status_url` now and then.
+    """
+    body = parse_object(raw)
+    submission = check_submission(body, parts.catalog.served, max_jobs=parts.settings.max_jobs_per_request)
+    done = parts.store.submit(
+        submission.jobs,
+        owner=owner or "",
+        idempotency_key=key,
+        body_sha256=fingerprint(body) if key is not None else None,
+        batch_id=None if submission.batch_id is None else check_id("batch", submission.batch_id),
+        new_batch=submission.many and submission.batch_id is None,
+        batch_metadata=dict(submission.batch_metadata) or None,
+    )
+    if done.replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    else:
+        after_reply.add_task(_announce, parts, done.ids, submission.jobs)
+    data = accepted(parts.store, done.ids, submission, done.batch_id)
+    return AcceptedJobs(data=data, batch_id=done.batch_id) if submission.many else data[0]
+
+
+def _announce(parts: Services, ids: Sequence[str], jobs: Sequence[NewJob]) -> None:
+    interactive = [job_id for job_id, job in zip(ids, jobs, strict=True) if job.priority == Priority.INTERACTIVE]
+    parts.announcer.queued(interactive, len(ids) - len(interactive))
+
+
+@router.get("/v1/jobs/{job_id}", response_model=JobObject, summary="Read a job", responses=refusals(401, 404, 503))
+def read(parts: Parts, owner: Owner, job_id: str) -> JobObject:
+    """The job, its text once it has ended, its attempts, and its place in the queue while it waits."""
+    return read_job(parts.store, job_id, owner)
+
+
+class ListQuery(BaseModel):
+    """What to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: JobState | None = None
+    batch_id: str | None = None
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    after: str | None = Field(default=None, description="Id of the last job of the page before.")
+
+
+@router.get("/v1/jobs", response_model=JobPage, summary="List jobs", responses=refusals(400, 401, 404, 503))
+def list_jobs(parts: Parts, owner: Owner, query: Annotated[ListQuery, Query()]) -> JobPage:
+    """Newest first, a page at a time."""
+    return read_page(
+        parts.store, owner, state=query.state, batch_id=query.batch_id, limit=query.limit, after=query.after
+    )
+
+
+@router.post(
+    "/v1/jobs/{job_id}/cancel", response_model=JobObject, summary="Cancel a job", responses=refusals(401, 404, 503)
+)
+def cancel(parts: Parts, owner: Owner, job_id: str, after_reply: BackgroundTasks) -> JobObject:
+    """A queued job ends at once, a running one within a second, with the text it has. One that has ended stays as
+    it is."""
+    before = parts.store.get(check_id("job", job_id), owner=owner)
+    if before.state in ENDED:
+        return read_job(parts.store, job_id, owner)
+    state = JobState(parts.store.cancel(job_id, owner=owner).state)
+    if state in ENDED:
+        after_reply.add_task(parts.announcer.ended, job_id, state)
+    else:
+        after_reply.add_task(parts.announcer.cancel_requested, [job_id])
+    return read_job(parts.store, job_id, owner)

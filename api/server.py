@@ -1,0 +1,100 @@
+"""The HTTP server around the application: where it may listen, and how it stops."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from api.app import create_app
+from api.services import Services
+from jobs.settings import Settings
+
+log = structlog.get_logger("penstock.api")
+
+DRAIN_SECONDS = 10
+"""Requests that are under way get so long to end; streams are told at once."""
+
+
+class UnsafeBinding(Exception):
+    """The server would be open to the network with no key asked for."""
+
+
+def check_binding(settings: Settings) -> None:
+    """Raise UnsafeBinding for an address beyond loopback without API keys."""
+    if settings.api_keys or _is_loopback(settings.host):
+        return
+    raise UnsafeBinding(
+        f"PENSTOCK_HOST is {settings.host}, which other machines can reach, and no API key is set: anybody could read "
+        "every job. Set PENSTOCK_API_KEYS, or leave PENSTOCK_HOST at 127.0.0.1."
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with streams that are told when the server stops, and a clean exit status for it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.app: FastAPI = create_app(settings)
+        super().__init__(
+            uvicorn.Config(
+                self.app,
+                host=settings.host,
+                port=settings.port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=DRAIN_SECONDS,
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            log.info("listening", url=self.url)
+
+    @property
+    def url(self) -> str:
+        """Where it listens; the real port, if port 0 was asked for."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        parts = getattr(self.app.state, "services", None)
+        if isinstance(parts, Services):
+            parts.closing.set()
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, but the signal is not raised again at the end: a stop that was asked for is a success."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            log.info("stopping; requests that are under way may end", drain_seconds=DRAIN_SECONDS)
+        super().handle_exit(sig, frame)

@@ -1,0 +1,132 @@
+"""Rows of the database as the objects of the wire. Shapes only; reads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from api.wire import (
+    AttemptObject,
+    BatchObject,
+    BatchStatus,
+    JobError,
+    JobObject,
+    ModelObject,
+    RequestCounts,
+    Usage,
+)
+from jobs.records import BatchCounts, NewJob
+from jobs.states import AttemptOutcome, FinishReason, JobState, Priority
+from jobs.tables import Attempt, Batch, Generation, Job, Model
+
+
+def job_object(
+    job: Job,
+    generation: Generation | None = None,
+    attempts: Sequence[Attempt] | None = None,
+    queue_position: int | None = None,
+) -> JobObject:
+    """A job row, and what belongs to it, as the caller sees it."""
+    return JobObject(
+        id=job.id,
+        state=JobState(job.state),
+        model=job.model,
+        priority=Priority(job.priority),
+        prompt=job.prompt,
+        messages=job.messages,
+        parameters=job.parameters,
+        seed=job.seed,
+        completion=generation.completion if generation else None,
+        finish_reason=FinishReason(generation.finish_reason) if generation and generation.finish_reason else None,
+        usage=_usage(generation) if generation else None,
+        logprobs=generation.logprobs if generation else None,
+        timings=generation.timings if generation else None,
+        recipe=generation.recipe_id if generation else None,
+        attempts=None if attempts is None else [_attempt_object(attempt) for attempt in attempts],
+        queue_position=queue_position,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        ended_at=job.ended_at,
+        cancel_requested_at=job.cancel_requested_at,
+        error=JobError.model_validate(job.error) if job.error else None,
+        metadata=job.job_metadata,
+        batch_id=job.batch_id,
+        status_url=f"/v1/jobs/{job.id}",
+        events_url=f"/v1/jobs/{job.id}/events",
+    )
+
+
+def accepted_row(job_id: str, job: NewJob, batch_id: str | None, now: datetime) -> Job:
+    """The row that a submit has just made, for an answer when it cannot be read back."""
+    return Job(
+        id=job_id,
+        state=JobState.QUEUED,
+        model=job.model,
+        priority=job.priority,
+        prompt=job.prompt,
+        messages=None if job.messages is None else [dict(message) for message in job.messages],
+        parameters=dict(job.parameters),
+        seed=job.seed,
+        job_metadata=dict(job.metadata),
+        batch_id=batch_id,
+        created_at=now,
+    )
+
+
+def _usage(generation: Generation) -> Usage:
+    prompt, completion = generation.num_prompt_tokens, generation.num_completion_tokens
+    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+
+
+def _attempt_object(attempt: Attempt) -> AttemptObject:
+    return AttemptObject(
+        number=attempt.number,
+        worker=attempt.worker,
+        outcome=AttemptOutcome(attempt.outcome) if attempt.outcome else None,
+        started_at=attempt.started_at,
+        ended_at=attempt.ended_at,
+        error=JobError.model_validate(attempt.error) if attempt.error else None,
+    )
+
+
+def batch_object(batch: Batch, counts: BatchCounts) -> BatchObject:
+    """A batch in OpenAI's shape. One whose jobs have all ended is `completed`, however they ended."""
+    cancelling, ended = _unix(batch.cancel_requested_at), _unix(batch.ended_at)
+    by_state = {state: counts.by_state.get(state, 0) for state in JobState}
+    created = int(batch.created_at.timestamp())
+    return BatchObject(
+        id=batch.id,
+        status=_batch_status(batch),
+        created_at=created,
+        in_progress_at=created,
+        cancelling_at=cancelling,
+        completed_at=None if cancelling else ended,
+        cancelled_at=ended if cancelling else None,
+        request_counts=RequestCounts(
+            total=counts.total,
+            completed=by_state[JobState.SUCCEEDED],
+            failed=by_state[JobState.FAILED] + by_state[JobState.EXPIRED],
+        ),
+        counts=by_state,
+        metadata=batch.job_metadata,
+    )
+
+
+def _batch_status(batch: Batch) -> BatchStatus:
+    if batch.cancel_requested_at:
+        return "cancelled" if batch.ended_at else "cancelling"
+    return "completed" if batch.ended_at else "in_progress"
+
+
+def model_object(model: Model) -> ModelObject:
+    """An announced model, as OpenAI's clients list it."""
+    return ModelObject(
+        id=model.name,
+        created=int(model.announced_at.timestamp()),
+        context_tokens=model.context_tokens,
+        sha256=model.sha256,
+    )
+
+
+def _unix(instant: datetime | None) -> int | None:
+    return None if instant is None else int(instant.timestamp())

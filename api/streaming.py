@@ -1,0 +1,258 @@
+"""One reader's stream of one job: what Redis says as it happens, checked against the row, which is the truth.
+
+The order that loses nothing: subscribe, then read the row, then go on with both. The end is taken from the database,
+never from a message: a message only says that it is time to look. The row is also looked at every few seconds, so a
+lost message delays the end and never hides it.
+
+Positions count code points of the completion. A reader at position n has completion[:n]; a text event with `seq` s and
+text t covers [s - len(t), s). Should a later attempt say something else, a `reset` voids what came before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from starlette.concurrency import run_in_threadpool
+
+from api.errors import SERVER, error_body
+from api.reading import read_job
+from api.services import Services
+from api.wire import JobObject
+from jobs.errors import InvalidRequest, NotFound, QueueUnavailable, StoreUnavailable
+from jobs.states import ENDED, JobState
+
+log = structlog.get_logger("penstock.api")
+
+PING_SECONDS = 15.0
+LOOK_SECONDS = 5.0
+FIRST_LOOKS_SECONDS = (0.2, 1.0)
+"""Sooner at first: a job may end between the first read and the subscription."""
+AGAIN_SECONDS = 0.5
+BACKLOG_EVENTS = 256
+PING = b": ping\n"
+"""One newline, so that it belongs to the next frame: with a blank line of its own, some clients would take it, after
+an `id:`, for an event without data, and fail."""
+
+Event = Mapping[str, Any]
+_Inbox = asyncio.Queue[Event | Exception]
+_POSITION = re.compile(r"(?P<seq>[0-9]{1,12})(?:@(?P<attempt>[0-9]{1,6}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a reader stands: `seq` code points, of `attempt` if that is known."""
+
+    seq: int = 0
+    attempt: int | None = None
+
+    @classmethod
+    def parse(cls, text: str, param: str, *, default_attempt: int | None = None) -> Position:
+        """Read `42` or, as the `id` of frames after the first attempt has it, `42@2`. Raises InvalidRequest."""
+        match = _POSITION.fullmatch(text)
+        if match is None:
+            raise InvalidRequest(f"{param}: must be a number of code points, such as 42.", param=param)
+        attempt = match["attempt"]
+        return cls(int(match["seq"]), int(attempt) if attempt else default_attempt)
+
+    def __str__(self) -> str:
+        return f"{self.seq}@{self.attempt}" if self.attempt and self.attempt > 1 else str(self.seq)
+
+
+def frame(event: str, data: Mapping[str, Any] | str, id: object = None) -> bytes:  # noqa: A002
+    """One SSE frame. `data`: an object, or its JSON."""
+    body = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    head = "" if id is None else f"id: {id}\n"
+    return f"event: {event}\n{head}data: {body}\n\n".encode()
+
+
+class JobStream:
+    """Frames of one job for one reader, who stands at `position`."""
+
+    def __init__(self, parts: Services, job_id: str, owner: str | None, position: Position) -> None:
+        self._parts = parts
+        self._job_id = job_id
+        self._owner = owner
+        self._position = position
+        self._said: tuple[str, int] | None = None
+
+    async def read(self) -> JobObject:
+        """The job as it stands. Raises NotFound, StoreUnavailable."""
+        return await run_in_threadpool(read_job, self._parts.store, self._job_id, self._owner)
+
+    async def frames(self, first: JobObject) -> AsyncGenerator[bytes]:
+        """Everything from the reader's position to the end. `first`: the job, read just now."""
+        for piece in [*self._other_attempt(first), *self._look(first)]:
+            yield piece
+        if first.state in ENDED:
+            return
+        try:
+            async with contextlib.aclosing(self._live()) as live:
+                async for piece in live:
+                    yield piece
+        except (QueueUnavailable, NotFound) as error:
+            log.warning("stream broken", job_id=self._job_id, error=type(error).__name__)
+            yield _error_frame("The live text cannot be read right now; the job goes on.", error.code)
+
+    def _other_attempt(self, job: JobObject) -> list[bytes]:
+        """A reader that comes back with the text of an attempt that is over starts afresh."""
+        attempt = _newest_attempt(job)
+        stale = self._position.seq > 0 and self._position.attempt not in (None, attempt)
+        return [self._reset(attempt)] if stale else []
+
+    async def _live(self) -> AsyncGenerator[bytes]:
+        """Frames from Redis, and from looks at the row between them, until the job has ended or the server stops."""
+        inbox = _Inbox(BACKLOG_EVENTS)
+        looks = _Times(FIRST_LOOKS_SECONDS, LOOK_SECONDS)
+        pings = _Times((), PING_SECONDS)
+        async with _running(self._pump(inbox)), _running(self._watch_closing(inbox)):
+            while True:
+                message = await _next(inbox, min(looks.remaining(), pings.remaining()))
+                for piece in self._live_frames(message):
+                    yield piece
+                if message["type"] == "stopping":
+                    return
+                if message["type"] == "end" or looks.due():
+                    job = await self._read_if_up()
+                    for piece in self._look(job):
+                        yield piece
+                    if job is not None and job.state in ENDED:
+                        return
+                if pings.due():
+                    yield PING
+
+    async def _pump(self, inbox: _Inbox) -> None:
+        """Move what Redis says into the inbox. A full inbox holds it back; the reader then re-reads the snapshot."""
+        try:
+            while True:
+                async with contextlib.aclosing(self._parts.reader.follow(self._job_id, self._position.seq)) as events:
+                    async for event in events:
+                        await inbox.put(event)
+                # Redis told of an end. The row decides, and may know that the job was brought back since.
+                await asyncio.sleep(AGAIN_SECONDS)
+        except Exception as error:  # raised again where the frames are made
+            await inbox.put(error)
+
+    async def _watch_closing(self, inbox: _Inbox) -> None:
+        await self._parts.closing.wait()
+        await inbox.put({"type": "stopping"})
+
+    async def _read_if_up(self) -> JobObject | None:
+        """The job, or None while the database cannot be read: text may go on, only the end has to wait."""
+        try:
+            return await self.read()
+        except StoreUnavailable:
+            return None
+
+    def _live_frames(self, event: Event) -> list[bytes]:
+        match event["type"]:
+            case "text":
+                return self._text(event["text"], int(event["seq"]), event.get("attempt"))
+            case "reset":
+                return [self._reset(int(event["attempt"]))]
+            case "state":
+                return self._state(str(event["state"]), int(event.get("attempt") or 0))
+            case "stopping":
+                return [_error_frame("The server is stopping; the job goes on.", "server_stopping")]
+            case _:
+                return []
+
+    def _look(self, job: JobObject | None) -> list[bytes]:
+        """What the row tells: a state that no message told of; at the end, the rest of the text and the whole job."""
+        if job is None:
+            return []
+        if job.state not in ENDED:
+            return self._state(job.state, _newest_attempt(job), job.queue_position)
+        text = [] if job.completion is None else self._stored_text(job.completion, _newest_attempt(job))
+        return [*text, *self._state(job.state, _newest_attempt(job)), frame("end", job.model_dump_json())]
+
+    def _stored_text(self, completion: str, attempt: int) -> list[bytes]:
+        """The stored text after the reader's position; all of it, if the reader has read another attempt's."""
+        other = self._position.attempt not in (None, attempt)
+        pieces = [self._reset(attempt)] if other or self._position.seq > len(completion) else []
+        return pieces + self._text(completion[self._position.seq :], len(completion), attempt)
+
+    def _text(self, text: str, seq: int, attempt: int | None) -> list[bytes]:
+        start = seq - len(text)
+        if start > self._position.seq:
+            raise QueueUnavailable("a piece of the text is missing")
+        fresh = text[self._position.seq - start :]
+        if not fresh:
+            return []
+        self._position = Position(seq, attempt or self._position.attempt)
+        return [frame("text", {"seq": seq, "text": fresh}, id=self._position)]
+
+    def _reset(self, attempt: int) -> bytes:
+        self._position = Position(0, attempt)
+        return frame("reset", {"attempt": attempt}, id=self._position)
+
+    def _state(self, state: str, attempt: int, queue_position: int | None = None) -> list[bytes]:
+        if self._said == (state, attempt):
+            return []
+        self._said = (state, attempt)
+        data: dict[str, Any] = {"state": state, "attempt": attempt}
+        if state == JobState.QUEUED:
+            data["queue_position"] = queue_position
+        return [frame("state", data)]
+
+
+def _error_frame(message: str, code: str) -> bytes:
+    """The last frame of a stream that cannot go on: it must never look finished."""
+    body = error_body(f"{message} Connect again to resume.", type=SERVER, param=None, code=code)
+    return frame("error", body)
+
+
+def _newest_attempt(job: JobObject) -> int:
+    return job.attempts[-1].number if job.attempts else 0
+
+
+@contextlib.asynccontextmanager
+async def _running(work: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
+    """`work` as a task that ends with the block."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _next(inbox: _Inbox, timeout_seconds: float) -> Event:
+    """The next message, or one of type `nothing` after the timeout. Raises an error that was put in."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            message = await inbox.get()
+    except TimeoutError:
+        return {"type": "nothing"}
+    if isinstance(message, Exception):
+        raise message
+    return message
+
+
+class _Times:
+    """When to do a repeated thing, on the loop's clock: after each of `first_seconds`, then every `seconds`."""
+
+    def __init__(self, first_seconds: Sequence[float], seconds: float) -> None:
+        self._now = asyncio.get_running_loop().time
+        self._pauses = iter(first_seconds)
+        self._seconds = seconds
+        self._set()
+
+    def _set(self) -> None:
+        self._at = self._now() + min(next(self._pauses, self._seconds), self._seconds)
+
+    def remaining(self) -> float:
+        return max(0.0, self._at - self._now())
+
+    def due(self) -> bool:
+        """Whether it is time; if so, the next time is set."""
+        if self._now() < self._at:
+            return False
+        self._set()
+        return True

@@ -1,0 +1,254 @@
+"""The dispatcher: sees to it that every job that can run has a message out, and repairs what broke.
+
+One round: hold the office (two may run; one leads) → sweep → notice an emptied Redis → publish. It knows no engine and
+no HTTP, holds no state that matters, and may be killed at any point: the next round, or the other one, goes on.
+Whoever publishes first and then notes it can only double a message, never lose a job.
+
+`python -m jobs.dispatcher` runs the role until SIGTERM.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+from redis import Redis
+from redis.client import PubSub
+from redis.exceptions import RedisError
+
+from jobs.database import open_engine
+from jobs.errors import PenstockError, QueueUnavailable, StoreUnavailable
+from jobs.events import DISPATCH_CHANNEL, SENTINEL_KEY, EventWriter, open_redis
+from jobs.logs import configure_logs
+from jobs.queue import Publisher, make_app
+from jobs.records import Publishable, SweepReport
+from jobs.settings import Settings
+from jobs.states import JobState, Priority
+from jobs.store import Store
+
+log = structlog.get_logger("penstock.dispatcher")
+
+OFFICE = "dispatcher"
+MAX_WAIT_SECONDS = 1.0
+"""Rounds come no further apart than this while something is down: recovery is noticed within it."""
+
+
+class Publishes(Protocol):
+    """What the dispatcher needs of `jobs.queue.Publisher`."""
+
+    def publish(self, job_ids: list[str], priority: Priority, /) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round did. `refilled`: Redis had been emptied."""
+
+    leads: bool
+    swept: SweepReport = field(default_factory=SweepReport)
+    refilled: bool = False
+    published: Publishable = field(default_factory=Publishable)
+
+
+class Dispatcher:
+    """Runs rounds. `step` is one of them; `run` repeats it until told to stop."""
+
+    def __init__(
+        self,
+        store: Store,
+        publisher: Publishes,
+        redis: Redis,
+        settings: Settings,
+        *,
+        holder: str | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._redis = redis
+        self._settings = settings
+        self._events = EventWriter(redis, snapshot_seconds=settings.snapshot_seconds)
+        self._holder = holder or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._monotonic = monotonic
+        self._leads = False
+        self._asked_at = float("-inf")
+
+    def step(self) -> Round:
+        """Run one round.
+
+        Raises:
+            StoreUnavailable: the database is out of reach; nothing was done or lost.
+            QueueUnavailable: Redis is. The sweep was done all the same.
+        """
+        if not self._hold_office():
+            return Round(leads=False)
+        swept = self._store.sweep()
+        self._announce(swept)
+        try:
+            refilled = self._refill_if_emptied()
+            return Round(True, swept, refilled, self._publish())
+        except RedisError as error:
+            raise QueueUnavailable(f"Redis cannot be reached ({type(error).__name__}).") from None
+
+    def _hold_office(self) -> bool:
+        """Ask the database, but not in every round: an answer is good for a third of the office's term.
+
+        The local clock only ever makes us ask sooner. A round that outlives the term (a stopped process) may overlap
+        with the next leader's; both then publish the same messages, which is harmless.
+        """
+        now = self._monotonic()
+        if now - self._asked_at < self._settings.leader_seconds / 3:
+            return self._leads
+        leads = self._store.hold_office(OFFICE, self._holder)
+        if leads != self._leads:
+            log.info("office_taken" if leads else "office_lost", holder=self._holder)
+        self._leads, self._asked_at = leads, now
+        return leads
+
+    def resign(self) -> None:
+        """Leave the office to the other one at once."""
+        if self._leads:
+            self._leads = False
+            with suppress(PenstockError):
+                self._store.resign_office(OFFICE, self._holder)
+
+    def _announce(self, swept: SweepReport) -> None:
+        """Tell those who follow the jobs. After the commits; a lost event is found in the database by who looks."""
+        for job_id in swept.requeued:
+            self._events.state(job_id, JobState.QUEUED)
+        for ids, state in (
+            (swept.failed, JobState.FAILED),
+            (swept.expired, JobState.EXPIRED),
+            (swept.cancelled, JobState.CANCELLED),
+        ):
+            for job_id in ids:
+                self._events.end(job_id, state)
+        if swept:
+            log.info(
+                "swept",
+                requeued=len(swept.requeued),
+                failed=len(swept.failed),
+                expired=len(swept.expired),
+                cancelled=len(swept.cancelled),
+                next="the requeued are published in this round",
+            )
+
+    def _refill_if_emptied(self) -> bool:
+        """A missing sentinel means that Redis was emptied, messages and all. It is set again last: if the database
+        fails in between, the next round finds it missing still."""
+        if self._redis.exists(SENTINEL_KEY):
+            return False
+        self._store.unpublish_all()
+        self._redis.set(SENTINEL_KEY, self._holder)
+        log.info("redis_was_empty", next="every queued job is published again, as the window allows")
+        return True
+
+    def _publish(self) -> Publishable:
+        chosen = self._store.to_publish({priority: self._num_waiting(priority) for priority in Priority})
+        for ids, priority in ((chosen.interactive, Priority.INTERACTIVE), (chosen.batch, Priority.BATCH)):
+            if ids:
+                self._publisher.publish(list(ids), priority)
+                self._store.mark_published(ids)
+        return chosen
+
+    def _num_waiting(self, priority: Priority) -> int:
+        """Messages in a queue: kombu keeps each queue as a Redis list of the same name."""
+        return int(self._redis.llen(priority.value))
+
+    def run(self, stop: threading.Event) -> None:
+        """Run rounds until `stop`: every `dispatch_interval_seconds`, and at once when somebody wakes us."""
+        bell = Bell(self._redis)
+        outage = Outage()
+        while not stop.is_set():
+            wait_seconds = self._settings.dispatch_interval_seconds
+            try:
+                last = self.step()
+                outage.over()
+            except (StoreUnavailable, QueueUnavailable) as error:
+                outage.began(error)
+                wait_seconds = min(MAX_WAIT_SECONDS, 2 * wait_seconds)
+            else:
+                if last.refilled or len(last.published.interactive) > 0:
+                    continue  # There may be more: look at once.
+            bell.wait(wait_seconds, stop)
+        self.resign()
+        bell.close()
+
+
+class Outage:
+    """Says once when something goes away, and once when it is back."""
+
+    def __init__(self) -> None:
+        self._code: str | None = None
+
+    def began(self, error: PenstockError) -> None:
+        if error.code != self._code:
+            self._code = error.code
+            log.warning("outage", code=error.code, reason=str(error), next="rounds go on until it is back")
+
+    def over(self) -> None:
+        if self._code is not None:
+            log.info("outage_over", code=self._code)
+            self._code = None
+
+
+class Bell:
+    """Waits for a ring on the dispatch channel; without Redis, just waits."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._pubsub: PubSub | None = None
+
+    def wait(self, seconds: float, stop: threading.Event) -> None:
+        """Wait until somebody rings, or for `seconds`."""
+        until = time.monotonic() + seconds
+        try:
+            if self._pubsub is None:
+                self._pubsub = self._redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+                self._pubsub.subscribe(DISPATCH_CHANNEL)
+            while not stop.is_set() and (left := until - time.monotonic()) > 0:
+                if self._pubsub.get_message(timeout=left) is not None:
+                    self._hush()
+                    return
+        except (RedisError, OSError):
+            self.close()
+            stop.wait(max(0.0, until - time.monotonic()))
+
+    def _hush(self) -> None:
+        """Take the other rings that came meanwhile: one round answers them all."""
+        while self._pubsub is not None and self._pubsub.get_message(timeout=0) is not None:
+            pass
+
+    def close(self) -> None:
+        if self._pubsub is not None:
+            with suppress(RedisError, OSError):
+                self._pubsub.close()
+            self._pubsub = None
+
+
+def main() -> int:
+    """Run the role until SIGTERM or SIGINT."""
+    settings = Settings()
+    configure_logs(settings.log_level)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    store = Store(open_engine(settings.resolved_database_url), settings=settings)
+    redis = open_redis(settings.resolved_redis_url)
+    log.info("dispatcher_started", interval_seconds=settings.dispatch_interval_seconds, window=settings.dispatch_window)
+    Dispatcher(store, Publisher(make_app(settings)), redis, settings).run(stop)
+    log.info("dispatcher_stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

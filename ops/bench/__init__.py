@@ -1,0 +1,1 @@
+"""Benchmarks: ratios measured in one run of one command (`make bench`), on random weights of a named shape."""

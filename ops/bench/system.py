@@ -1,0 +1,135 @@
+"""The whole system under a full load: `penstock up` on embedded parts, jobs over HTTP, results in the database."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from ops.bench.engines import Rate
+from ops.bench.workload import CONTEXT_TOKENS, END_TOKENS, REPEAT_PENALTY, Work
+from worker.engine.model import ModelOptions
+
+READY_SECONDS = 180.0
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class SystemRun:
+    """`peak_bytes`: the worker's largest resident memory."""
+
+    rate: Rate
+    peak_bytes: int
+    model_bytes: int
+    kv_bytes: int
+
+    @property
+    def overhead_bytes(self) -> int:
+        """What the worker holds besides the model's file and the KV cells."""
+        return self.peak_bytes - self.model_bytes - self.kv_bytes
+
+
+def run_system(path: Path, work: Sequence[Work], slots: int) -> SystemRun:
+    """Start everything, run `work` once to warm up (an eighth of it) and once for the figures, stop everything."""
+    with tempfile.TemporaryDirectory(prefix="ps-") as home, _up(path, slots, Path(home)) as (url, process):
+        client = httpx.Client(base_url=url, timeout=60)
+        _wait_until_ready(client, process)
+        _run_batch(client, work[: max(1, len(work) // 8)])
+        rate = _run_batch(client, work)
+        peak = _worker_peak_bytes(process)
+    return SystemRun(rate, peak, path.stat().st_size, _kv_bytes(path, slots))
+
+
+def _run_batch(client: httpx.Client, work: Sequence[Work]) -> Rate:
+    bias = {str(token): -100 for token in END_TOKENS}
+    jobs = [
+        {
+            "prompt": job.prompt, "max_tokens": job.max_tokens, "seed": job.seed,
+            "repeat_penalty": REPEAT_PENALTY, "logit_bias": bias,
+        }
+        for job in work
+    ]  # fmt: skip
+    started = time.perf_counter()
+    reply = client.post("/v1/jobs", json={"jobs": jobs}).raise_for_status().json()
+    while True:
+        batch = client.get(f"/v1/batches/{reply['batch_id']}").raise_for_status().json()
+        counts = batch["request_counts"]
+        if counts["completed"] + counts["failed"] >= counts["total"]:
+            break
+        time.sleep(POLL_SECONDS)
+    seconds = time.perf_counter() - started
+    if counts["failed"]:
+        raise RuntimeError(f"{counts['failed']} jobs failed")
+    return Rate(sum(job.max_tokens for job in work), seconds)
+
+
+@contextmanager
+def _up(path: Path, slots: int, home: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    port, flower_port = _free_port(), _free_port()
+    environment = {
+        **os.environ,
+        "PENSTOCK_HOME": str(home),
+        "PENSTOCK_CONTEXT_TOKENS": str(CONTEXT_TOKENS),
+        "PENSTOCK_FLOWER_PORT": str(flower_port),
+    }
+    command = [sys.executable, "-m", "cli", "up", "--model", str(path), "--slots", str(slots), "--port", str(port)]
+    with (home / "up.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        yield f"http://127.0.0.1:{port}", process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def _wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
+    give_up = time.monotonic() + READY_SECONDS
+    while time.monotonic() < give_up:
+        if process.poll() is not None:
+            raise RuntimeError(f"`penstock up` ended with status {process.returncode}")
+        try:
+            if client.get("/health/ready").json().get("workers"):
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(POLL_SECONDS)
+    raise RuntimeError(f"not ready within {READY_SECONDS:.0f} seconds")
+
+
+def _worker_peak_bytes(process: subprocess.Popen[bytes]) -> int:
+    """Largest resident memory of any child that runs the worker (VmHWM, in KiB)."""
+    peaks = [0]
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if "worker" in child.cmdline():
+            status = Path(f"/proc/{child.pid}/status").read_text()
+            peaks.append(int(status.split("VmHWM:")[1].split()[0]) * 1024)
+    return max(peaks)
+
+
+def _kv_bytes(path: Path, slots: int) -> int:
+    from gguf import GGUFReader
+
+    fields: Any = GGUFReader(path).fields
+    layers = int(fields["phi3.block_count"].contents())
+    width = int(fields["phi3.embedding_length"].contents())
+    options = ModelOptions(slots=slots)
+    num_slots = options.tile_slots + options.lone_slots
+    return 2 * 2 * layers * width * CONTEXT_TOKENS * num_slots  # K and V, f16, no grouped heads
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
