@@ -8,6 +8,7 @@ import sys
 import warnings
 
 from celery.platforms import SecurityWarning
+
 from jobs.settings import Settings
 from worker.app import make_worker_app
 from worker.station import QUEUES, concurrency

@@ -25,6 +25,12 @@ TextEvent = tuple[str, int, int, str, str]
 """Job id, attempt, seq (length of all text in code points), new text, all text."""
 
 
+def storable(text: str) -> str:
+    """`text` with each NUL as U+FFFD: a model may say NUL (it is a token), PostgreSQL cannot hold it, and what is
+    streamed must be what is stored. The length stays."""
+    return text.replace("\0", "\ufffd")
+
+
 class WritesText(Protocol):
     """The part of the event writer that takes text. False: it could not be written."""
 
@@ -108,7 +114,7 @@ class Broadcaster:
                 grown.setdefault(delta.request_id, []).append(delta.text)
         for request_id, pieces in grown.items():
             if stream := self._streams.get(request_id):
-                stream.text += "".join(pieces)
+                stream.text += storable("".join(pieces))
 
     def _run(self) -> None:
         """The first text goes out at once; what comes within the interval after it goes together."""

@@ -44,7 +44,7 @@ class CancelListener:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                with self._client.pubsub() as pubsub:
+                with self._client.pubsub() as pubsub:  # type: ignore[no-untyped-call]
                     pubsub.subscribe(self._channel)
                     self._listen(pubsub)
             except (redis.RedisError, OSError):

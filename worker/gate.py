@@ -58,7 +58,7 @@ class Gate:
         consumer that Celery made anew after a lost connection is put right by the next message."""
         consumer = getattr(self._controller, "consumer", None)
         tasks = getattr(consumer, "task_consumer", None)
-        if tasks is None:
+        if consumer is None or tasks is None:
             return
         for name in self._queues:
             listening = tasks.consuming_from(name)

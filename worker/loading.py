@@ -67,8 +67,10 @@ def fit(header: Header, file_bytes: int, options: ModelOptions, available: int |
     With layers on a GPU the KV cells lie in its memory, which only llama.cpp can ask: it will say so itself.
     """
     trained = header.trained_context_tokens
-    if options.gpu_layers != 0 or trained is None:
+    if trained is None:
         return options
+    if options.gpu_layers != 0:
+        return replace(options, context_tokens=options.context_tokens or trained)
     need = need_of(header, file_bytes, options.tile_slots + options.lone_slots, options.kv_type)
     free = available_bytes() if available is None else available
     try:

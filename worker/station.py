@@ -43,8 +43,6 @@ logger = logging.getLogger("penstock.station")
 
 QUEUES = tuple(priority.value for priority in (Priority.INTERACTIVE, Priority.BATCH))
 """In the order in which messages are taken."""
-LOOKAHEAD_LINES = 4
-"""Batch lines claimed beyond the slots, so that a slot that falls free is taken in the next step."""
 SPARE_THREADS = 4
 
 
@@ -54,12 +52,13 @@ def worker_name() -> str:
 
 
 def batch_limit(settings: Settings) -> int:
-    """Batch lines held at once: all slots that are not in reserve, and a few more to follow them.
+    """Batch lines held at once: one for each slot that is not in reserve, and as many again to follow them, so that a
+    slot that falls free is taken in the next step.
 
-    Without tiles the engine has one kind of slot, and only the gate keeps the reserve free: no lookahead then.
+    Without tiles the engine has one kind of slot, and only the gate keeps the reserve free: none follow then.
     """
     options = options_of(settings)
-    return options.tile_slots + LOOKAHEAD_LINES if options.tile_slots else options.slots
+    return 2 * options.tile_slots or options.slots
 
 
 def concurrency(settings: Settings) -> int:

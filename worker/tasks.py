@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import stamina
 
-from jobs.errors import LeaseLost, StoreUnavailable
+from jobs.errors import LeaseLost, StoreRefused, StoreUnavailable
 from jobs.parameters import Parameters
 from jobs.records import (
     AttemptRef,
@@ -28,7 +28,7 @@ from jobs.records import (
     Succeeded,
 )
 from jobs.states import ENDED, FinishReason, JobState, Priority
-from worker.broadcast import Broadcaster
+from worker.broadcast import Broadcaster, storable
 from worker.engine.engine import EngineStopped
 from worker.engine.generation import Completion, Generation, Prompt, Request, Sampling, TokenLogprob
 from worker.leases import Lease, LeaseKeeper
@@ -142,7 +142,7 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
 def _finish(ref: AttemptRef, outcome: Outcome, desk: Desk) -> str:
     """Store the end, and tell it after the commit."""
     try:
-        state = desk.results.finish(ref, outcome)
+        state = _store(ref, outcome, desk)
     except LeaseLost:
         return "lease lost"
     except StoreUnavailable:
@@ -154,6 +154,15 @@ def _finish(ref: AttemptRef, outcome: Outcome, desk: Desk) -> str:
         desk.events.state(ref.job_id, state, ref.number)
         desk.events.wake_dispatcher()
     return str(state)
+
+
+def _store(ref: AttemptRef, outcome: Outcome, desk: Desk) -> JobState:
+    try:
+        return desk.results.finish(ref, outcome)
+    except StoreRefused as error:  # another try would make the same row
+        logger.error("The end of %s cannot be stored: %s", ref.job_id, error)
+        refused = Failed("store_refused", "The database refused the result.", retryable=False)
+        return desk.results.finish(ref, refused)
 
 
 def build_request(job: ClaimedJob, vocabulary: Encodes) -> Request:
@@ -205,7 +214,7 @@ def outcome_of(completion: Completion, request: Request, job: ClaimedJob, recipe
     reason = completion.finish_reason
     queued = job.seconds_queued + completion.timings.get("queued", 0.0)
     record = GenerationRecord(
-        completion=completion.text,
+        completion=storable(completion.text),
         finish_reason=FinishReason(reason) if reason in ("stop", "length") else None,
         prompt_token_ids=request.prompt.token_ids,
         completion_token_ids=completion.token_ids,
@@ -223,7 +232,8 @@ def _logprob(entry: TokenLogprob) -> dict[str, Any]:
 
 def _logprob_of(token_id: int, piece: bytes, logprob: float) -> dict[str, Any]:
     """`token` is for people; `bytes` is exact, for a token may be part of a character."""
-    return {"token_id": token_id, "token": piece.decode(errors="replace"), "bytes": list(piece), "logprob": logprob}
+    token = storable(piece.decode(errors="replace"))
+    return {"token_id": token_id, "token": token, "bytes": list(piece), "logprob": logprob}
 
 
 def _one_line(error: ValueError) -> str:

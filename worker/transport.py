@@ -14,6 +14,9 @@ from kombu import Connection
 from kombu.transport import redis
 
 RETRY_SECONDS = 1.0
+BRPOP_SECONDS = 0.1
+"""How long one wait for a message lasts. A queue that the gate opens joins in with the next wait, and slots must not
+stand empty until then. (Redis takes fractions from version 6 on.)"""
 
 
 class QoS(redis.QoS):  # type: ignore[misc]
@@ -39,6 +42,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
 
 class Transport(redis.Transport):  # type: ignore[misc]
     Channel = Channel
+    brpop_timeout = BRPOP_SECONDS
 
 
 class WorkerConnection(Connection):  # type: ignore[misc]

@@ -6,11 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import redis
+from celery.app.control import Inspect
+from psycopg import sql
 
 from jobs.database import open_engine
 from jobs.events import EventWriter
@@ -94,7 +98,7 @@ class Site:
             for job in alive:
                 self.store.cancel(job.id)
                 self.events.cancel(job.id)
-            wait_until(lambda: all(self.state(job.id) in ENDED for job in alive))  # noqa: B023
+            wait_until(lambda: all(self.state(job.id) in ENDED for job in alive))
 
     def start_worker(self, *, ready: bool = True) -> WorkerProcess:
         worker = WorkerProcess(self.settings, self.folder, self.environment)
@@ -127,5 +131,21 @@ class Site:
         """Until the job has shown its first text."""
         wait_until(lambda: self.redis.exists(f"penstock:job:{job_id}:snapshot"), 20)
 
+    def inspect(self) -> Inspect:
+        """Celery's inspection, that comes back with the first worker's answer."""
+        return self.app.control.inspect(timeout=5, limit=1)
+
     def outcomes(self, job_id: str) -> list[str | None]:
         return [attempt.outcome for attempt in self.store.attempts(job_id)]
+
+
+@contextmanager
+def connections_refused(postgres_url: str) -> Iterator[None]:
+    """An outage of one database of PostgreSQL: everybody is thrown out, and nobody let in."""
+    address, _, query = postgres_url.replace("postgresql+psycopg://", "postgresql://").partition("?")
+    server, name = address.rsplit("/", 1)
+    with psycopg.connect(f"{server}/postgres?{query}", autocommit=True) as operator:
+        operator.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(name)))
+        operator.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        yield
+        operator.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(sql.Identifier(name)))

@@ -64,8 +64,8 @@ def test_smaller_kv_cells_leave_room_for_more_context(header: Header) -> None:
 
 
 def test_memory_of_a_gpu_is_not_ours_to_judge(header: Header) -> None:
-    options = ModelOptions(gpu_layers=-1)
-    assert fit(header, 2 * GIB, options, available=0) == options
+    assert fit(header, 2 * GIB, ModelOptions(gpu_layers=-1), available=0).context_tokens == 4096
+    assert fit(header, 2 * GIB, ModelOptions(gpu_layers=-1, context_tokens=99), available=0).context_tokens == 99
 
 
 def test_a_cgroup_limit_counts_file_pages_as_free(tmp_path: Path) -> None:

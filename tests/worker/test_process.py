@@ -14,7 +14,7 @@ from jobs.records import recipe_id
 from jobs.states import JobState, Priority
 from tests.support.services import RedisServer, wait_until
 from tests.worker.gguf_files import write
-from tests.worker.site import LONG, SECRET, Site
+from tests.worker.site import LONG, SECRET, Site, connections_refused
 
 MakeSite = Callable[..., Site]
 
@@ -55,6 +55,31 @@ def test_a_job_runs_to_a_stored_generation(make_site: MakeSite, database_url: st
     assert {"row_class", "model_sha256", "llama_cpp"} <= set(recipe)
     assert {"queued", "prefill", "first_token", "decode", "total"} <= set(stored.timings)
     assert site.store.audit() == []
+
+
+def test_the_demo_model_answers_a_chat_by_its_name(make_site: MakeSite, sqlite_url: str) -> None:
+    site = make_site(sqlite_url, "demo", slots=16)
+    site.start_worker()
+    chat = [{"role": "user", "content": "Write a haiku about ice hockey"}]
+    ids = site.submit(20, batch=True, prompt=None, messages=chat, parameters={"max_tokens": 100})
+    ids += site.submit(prompt=None, messages=chat, parameters={"max_tokens": 100})
+    site.wait_for(JobState.SUCCEEDED, *ids)
+    stored = [site.store.get_generation(job_id) for job_id in ids]
+    haiku = [each for each in stored if each and each.finish_reason == "stop" and each.completion.count("\n") == 2]
+    assert len(haiku) > len(ids) / 2
+    row_classes = [site.store.get_recipe(each.recipe_id)["row_class"] for each in stored if each]
+    assert row_classes == ["tile"] * 20 + ["lone"]
+    assert site.store.audit() == []
+
+
+def test_a_worker_that_starts_before_its_database_waits_for_it(make_site: MakeSite, postgres_url: str) -> None:
+    site = make_site(postgres_url)
+    with connections_refused(postgres_url):
+        worker = site.start_worker()
+        assert "announced when it is there" in worker.said()
+    (job_id,) = site.submit()
+    site.wait_for(JobState.SUCCEEDED, job_id)
+    wait_until(lambda: [model.name for model in site.store.list_models()] == [site.settings.model])
 
 
 def test_the_model_is_announced_with_a_vocabulary_that_counts_tokens(site: Site) -> None:
@@ -146,10 +171,10 @@ def test_a_batch_goes_on_as_its_lines_end(site: Site) -> None:
 def test_flower_sees_the_model_and_the_load_and_no_prompt(site: Site) -> None:
     (job_id,) = site.submit(parameters={"max_tokens": LONG})
     site.wait_for_text(job_id)
-    (stats,) = site.app.control.inspect(timeout=3).stats().values()
+    (stats,) = site.inspect().stats().values()
     assert (stats["model"], stats["slots"], stats["busy_slots"]) == (site.settings.model, 3, 1)
     assert {"backend", "waiting", "tokens_per_second", "recipe", "row_classes"} <= set(stats)
-    (active,) = site.app.control.inspect(timeout=3).active().values()
+    (active,) = site.inspect().active().values()
     assert active[0]["args"] == [job_id]
     assert SECRET not in json.dumps([stats, active])
     (worker,) = site.store.list_workers(10)
@@ -209,7 +234,7 @@ def test_the_queue_a_message_came_from_is_known(site: Site) -> None:
     site.wait_for_text(lines[0])
 
     def held() -> int:
-        (stats,) = site.app.control.inspect(timeout=3).stats().values()
+        (stats,) = site.inspect().stats().values()
         return int(stats["batch_lines_held"])
 
     wait_until(lambda: held() == 2)

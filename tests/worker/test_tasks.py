@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import LeaseLost, StoreUnavailable
+from jobs.errors import LeaseLost, StoreRefused, StoreUnavailable
 from jobs.records import AttemptRef, Cancelled, ClaimedJob, Expired, Failed, Interrupted, Outcome, Renewal, Succeeded
 from jobs.states import FinishReason, JobState, Priority
 from tests.support.stand_in_engine import StandInEngine, StandInVocabulary
@@ -35,10 +35,12 @@ class World:
 
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
+        self.pieces: list[str] = []
         self.jobs: dict[str, ClaimedJob] = {}
         self.outcomes: list[Outcome] = []
         self.away = False
         self.lost = False
+        self.refused = False
 
     def claim(self, job_id: str, worker: str) -> ClaimedJob | None:
         if self.away:
@@ -49,12 +51,15 @@ class World:
         return Renewal(frozenset(), frozenset(refs), frozenset())
 
     def finish_many(self, ends: Sequence[tuple[AttemptRef, Outcome]]) -> list[JobState | LeaseLost]:
+        if self.refused and isinstance(ends[0][1], Succeeded):
+            raise StoreRefused("ck_generations_finish_reason")
         self.outcomes += [outcome for _, outcome in ends]
         self.told.append(("stored",))
         return [LeaseLost(ref.job_id, ref.number) if self.lost else STATES[type(outcome)] for ref, outcome in ends]
 
     def text(self, events: list[TextEvent]) -> bool:
         self.told += [("text", job_id, seq) for job_id, _, seq, _, _ in events]
+        self.pieces += [piece for _, _, _, piece, _ in events]
         return True
 
     def state(self, job_id: str, state: JobState, attempt: int) -> None:
@@ -177,6 +182,23 @@ def test_a_result_refused_as_stale_tells_nobody_an_end(room: Room) -> None:
     room.world.lost = True
     assert room.run(claimed("a")) == "lease lost"
     assert room.world.told[-1] == ("stored",)
+
+
+def test_a_result_that_the_database_refuses_ends_the_job_as_failed(room: Room) -> None:
+    room.world.refused = True
+    assert room.run(claimed("a")) == "failed"
+    (outcome,) = room.world.outcomes
+    assert isinstance(outcome, Failed)
+    assert (outcome.code, outcome.retryable) == ("store_refused", False)
+
+
+def test_a_nul_is_streamed_and_stored_as_the_same_other_character(room: Room) -> None:
+    room.engine.words = ["a\0b"]
+    room.run(claimed("a"))
+    (outcome,) = room.world.outcomes
+    assert isinstance(outcome, Succeeded)
+    assert outcome.generation.completion == "a\ufffdb "
+    assert room.world.pieces == ["a\ufffdb "]
 
 
 def test_a_dead_engine_fails_the_job_for_another_try_and_ends_the_worker(room: Room) -> None:
