@@ -65,7 +65,6 @@ def _where(condition: str) -> dict[str, Any]:
 
 
 _UNPUBLISHED = "state = 'queued' AND published_at IS NULL"
-_PUBLISHED = "state = 'queued' AND published_at IS NOT NULL"
 
 
 class Base(DeclarativeBase):
@@ -146,14 +145,15 @@ class Job(Base):
         CheckConstraint("seed BETWEEN 0 AND 4294967294", "seed"),
         CheckConstraint("(state = 'running') = (lease_expires_at IS NOT NULL)", "lease_while_running"),
         CheckConstraint(f"({_one_of('state', ENDED)}) = (ended_at IS NOT NULL)", "ended_at_when_ended"),
+        CheckConstraint("state = 'queued' OR published_at IS NULL", "published_while_queued"),
         CheckConstraint("num_failures <= attempt", "failures_within_attempts"),
         UniqueConstraint("batch_id", "line_number"),
         # What the dispatcher reads. All are partial, so that a round costs what it moves and not what waits: a batch
         # of 1,000,000 queued lines is in `ix_jobs_unpublished` only, which is entered at the head of one batch
         # for as many rows as the window has room; the published ones are as many as the window holds.
         Index("ix_jobs_unpublished", "priority", "batch_id", "available_at", "id", **_where(_UNPUBLISHED)),
-        Index("ix_jobs_published", "priority", "published_at", "id", **_where(_PUBLISHED)),
-        Index("ix_jobs_lease", "lease_expires_at", **_where("state = 'running'")),
+        Index("ix_jobs_published", "priority", "published_at", "id", **_where("published_at IS NOT NULL")),
+        Index("ix_jobs_lease", "lease_expires_at", **_where("lease_expires_at IS NOT NULL")),
         Index("ix_jobs_deadline", "deadline_at", **_where("deadline_at IS NOT NULL AND ended_at IS NULL")),
         # What listings read: a batch in the order of its lines (the unique constraint above), by state, by owner.
         Index("ix_jobs_batch", "batch_id", "state", "line_number"),

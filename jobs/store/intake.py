@@ -128,7 +128,8 @@ def _take_key(scope: Scope, owner: str, key: str, body_sha256: str, ids: Sequenc
         "object_ids": list(ids),
         "created_at": scope.now,
     }
-    if scope.connection.execute(scope.insert(IdempotencyKey).values(row).on_conflict_do_nothing()).rowcount == 1:
+    insert = scope.insert(IdempotencyKey).values(row).on_conflict_do_nothing().returning(IdempotencyKey.key)
+    if scope.connection.execute(insert).first() is not None:
         return None
     taken = scope.connection.execute(
         sa.select(IdempotencyKey.body_sha256, IdempotencyKey.object_ids).where(

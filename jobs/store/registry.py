@@ -90,7 +90,7 @@ def hold_office(scope: Scope, role: str, holder: str) -> bool:
     statement = scope.insert(Office).values({"role": role, **row})
     free = sa.or_(Office.holder == holder, Office.expires_at <= scope.now)
     upsert = statement.on_conflict_do_update(index_elements=["role"], set_=row, where=free)
-    return scope.connection.execute(upsert).rowcount == 1
+    return scope.connection.execute(upsert.returning(Office.holder)).first() is not None
 
 
 def resign_office(scope: Scope, role: str, holder: str) -> None:

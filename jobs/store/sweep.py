@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from jobs.states import JobState
 from jobs.store import ending
 from jobs.store.ending import Judged
-from jobs.store.scope import QUEUED, RUNNING, Scope
+from jobs.store.scope import RUNNING, Scope
 from jobs.store.verdicts import LeaseRanOut, after
 from jobs.tables import Batch, Job
 
@@ -43,7 +43,9 @@ def free_leases(scope: Scope, ids: Sequence[str]) -> list[tuple[str, JobState]]:
 def deadlines_passed(scope: Scope) -> Sequence[str]:
     """Find queued jobs that can no longer start in time."""
     query = sa.select(Job.id).where(
-        QUEUED, sa.text("jobs.deadline_at IS NOT NULL AND jobs.ended_at IS NULL"), Job.deadline_at <= scope.now
+        sa.text("jobs.deadline_at IS NOT NULL AND jobs.ended_at IS NULL"),
+        Job.deadline_at <= scope.now,
+        Job.state != JobState.RUNNING,  # Its worker keeps the deadline; or its lease runs out.
     )
     return scope.connection.scalars(query.order_by(Job.deadline_at).limit(CHUNK)).all()
 

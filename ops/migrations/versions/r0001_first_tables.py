@@ -155,6 +155,7 @@ def _create_jobs() -> None:
             "state IN ('cancelled', 'expired', 'failed', 'queued', 'running', 'succeeded')", name=op.f("ck_jobs_state")
         ),
         sa.CheckConstraint("(prompt IS NULL) <> (messages IS NULL)", name=op.f("ck_jobs_one_input")),
+        sa.CheckConstraint("state = 'queued' OR published_at IS NULL", name=op.f("ck_jobs_published_while_queued")),
         sa.CheckConstraint("num_failures <= attempt", name=op.f("ck_jobs_failures_within_attempts")),
         sa.CheckConstraint("seed BETWEEN 0 AND 4294967294", name=op.f("ck_jobs_seed")),
         sa.ForeignKeyConstraint(["batch_id"], ["batches.id"], name=op.f("fk_jobs_batch_id")),
@@ -165,13 +166,13 @@ def _create_jobs() -> None:
     op.create_index(
         "ix_jobs_deadline", "jobs", ["deadline_at"], **_where("deadline_at IS NOT NULL AND ended_at IS NULL")
     )
-    op.create_index("ix_jobs_lease", "jobs", ["lease_expires_at"], **_where("state = 'running'"))
+    op.create_index("ix_jobs_lease", "jobs", ["lease_expires_at"], **_where("lease_expires_at IS NOT NULL"))
     op.create_index("ix_jobs_owner", "jobs", ["owner", "id"])
     op.create_index(
         "ix_jobs_published",
         "jobs",
         ["priority", "published_at", "id"],
-        **_where("state = 'queued' AND published_at IS NOT NULL"),
+        **_where("published_at IS NOT NULL"),
     )
     op.create_index("ix_jobs_state", "jobs", ["state", "id"])
     op.create_index(

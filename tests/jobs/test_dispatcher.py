@@ -1,0 +1,223 @@
+"""The dispatcher's rounds, on a real Redis and a real database; and the role as a process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from jobs.database import open_engine
+from jobs.dispatcher import OFFICE, Dispatcher
+from jobs.errors import QueueUnavailable, StoreUnavailable
+from jobs.events import SENTINEL_KEY, EventWriter, end_key, open_redis
+from jobs.queue import Publisher, make_app
+from jobs.states import JobState
+from jobs.store import Store
+from tests.jobs.support import Clock, claim, make_line, make_settings, submit_one, success
+from tests.support.services import RedisServer, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Local:
+    """The dispatcher's own clock."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    with open_redis(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def local() -> Local:
+    return Local()
+
+
+@pytest.fixture
+def dispatcher(store: Store, redis: Redis, redis_url: str, local: Local) -> Dispatcher:
+    return make_dispatcher(store, redis, redis_url, "first", local)
+
+
+def make_dispatcher(store: Store, redis: Redis, url: str, name: str, local: Local) -> Dispatcher:
+    settings = make_settings(redis_url=url, dispatch_window=8, dispatch_interval_seconds=0.02)
+    store.settings = settings
+    return Dispatcher(store, Publisher(make_app(settings)), redis, settings, holder=name, monotonic=local)
+
+
+def test_a_round_publishes_what_waits(dispatcher: Dispatcher, store: Store, redis: Redis) -> None:
+    submit_one(store)
+    store.submit([make_line() for _ in range(20)], new_batch=True)
+    done = dispatcher.step()
+    assert (done.leads, len(done.published.interactive), len(done.published.batch)) == (True, 1, 8)
+    assert (redis.llen("interactive"), redis.llen("batch")) == (1, 8)
+    assert not dispatcher.step().published
+
+
+def test_an_emptied_redis_is_noticed_and_refilled(dispatcher: Dispatcher, store: Store, redis: Redis) -> None:
+    store.submit([make_line() for _ in range(20)], new_batch=True)
+    assert dispatcher.step().refilled
+    assert not dispatcher.step().refilled
+    redis.flushall()
+    done = dispatcher.step()
+    assert (done.refilled, len(done.published.batch)) == (True, 8)
+    assert redis.llen("batch") == 8
+    assert redis.exists(SENTINEL_KEY)
+
+
+def test_only_the_holder_of_the_office_acts(
+    dispatcher: Dispatcher, store: Store, redis: Redis, redis_url: str, local: Local, clock: Clock
+) -> None:
+    second = make_dispatcher(store, redis, redis_url, "second", local)
+    assert dispatcher.step().leads
+    submit_one(store)
+    assert not second.step().leads
+    clock.move(4)
+    local.now += 4
+    assert len(second.step().published.interactive) == 1
+    assert not dispatcher.step().leads
+
+
+def test_a_dispatcher_that_leaves_hands_over_at_once(
+    dispatcher: Dispatcher, store: Store, redis: Redis, redis_url: str, local: Local
+) -> None:
+    dispatcher.step()
+    dispatcher.resign()
+    assert make_dispatcher(store, redis, redis_url, "second", local).step().leads
+
+
+def test_jobs_of_a_dead_worker_are_swept_and_published_in_one_round(
+    dispatcher: Dispatcher, store: Store, clock: Clock, redis: Redis
+) -> None:
+    job_id = submit_one(store)
+    claim(store, job_id)
+    clock.move(31)
+    done = dispatcher.step()
+    assert (done.swept.requeued, done.published.interactive) == ([job_id], [job_id])
+
+
+def test_ends_that_the_sweep_brings_are_announced(
+    dispatcher: Dispatcher, store: Store, clock: Clock, redis: Redis
+) -> None:
+    expired = submit_one(store, deadline_seconds=5)
+    spent = submit_one(store, max_attempts=1)
+    cancelled = submit_one(store)
+    claim(store, spent)
+    claim(store, cancelled)
+    store.cancel(cancelled)
+    clock.move(31)
+    dispatcher.step()
+    told = {job_id: redis.get(end_key(job_id)) for job_id in (expired, spent, cancelled)}
+    assert told == {expired: b"expired", spent: b"failed", cancelled: b"cancelled"}
+
+
+def test_without_redis_the_sweep_goes_on_and_with_it_the_rest(
+    store: Store, clock: Clock, own_redis_server: RedisServer, local: Local
+) -> None:
+    job_id = submit_one(store, deadline_seconds=5)
+    waiting = submit_one(store)
+    with open_redis(own_redis_server.url) as client:
+        dispatcher = make_dispatcher(store, client, own_redis_server.url, "first", local)
+        own_redis_server.stop()
+        clock.move(10)
+        with pytest.raises(QueueUnavailable):
+            dispatcher.step()
+        assert store.get(job_id).state == JobState.EXPIRED
+        own_redis_server.start()
+        assert list(dispatcher.step().published.interactive) == [waiting]
+
+
+def test_a_database_that_is_gone_is_said_and_the_office_is_asked_for_again(redis: Redis, redis_url: str) -> None:
+    store = Store(open_engine("postgresql://nobody@127.0.0.1:1/none"), settings=make_settings())
+    dispatcher = make_dispatcher(store, redis, redis_url, "first", Local())
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            dispatcher.step()
+
+
+def run_in_thread(dispatcher: Dispatcher) -> tuple[threading.Thread, threading.Event]:
+    stop = threading.Event()
+    thread = threading.Thread(target=dispatcher.run, args=(stop,))
+    thread.start()
+    return thread, stop
+
+
+def test_a_ring_wakes_it_before_its_time(store: Store, redis: Redis, redis_url: str) -> None:
+    settings = make_settings(redis_url=redis_url, dispatch_interval_seconds=60.0)
+    dispatcher = Dispatcher(store, Publisher(make_app(settings)), redis, settings)
+    thread, stop = run_in_thread(dispatcher)
+    wait_until(lambda: redis.pubsub_numsub("penstock:dispatch")[0][1])
+    submit_one(store)
+    EventWriter(redis).wake_dispatcher()
+    wait_until(lambda: redis.llen("interactive") == 1)
+    stop.set()
+    EventWriter(redis).wake_dispatcher()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+    assert store.hold_office(OFFICE, "somebody else")
+
+
+def test_it_outlives_a_restart_of_redis(store: Store, own_redis_server: RedisServer, local: Local) -> None:
+    with open_redis(own_redis_server.url) as client:
+        thread, stop = run_in_thread(make_dispatcher(store, client, own_redis_server.url, "first", local))
+        submit_one(store)
+        wait_until(lambda: client.llen("interactive") == 1)
+        own_redis_server.stop()
+        submit_one(store)
+        own_redis_server.start()
+        wait_until(lambda: client.llen("interactive") == 2)
+        stop.set()
+        thread.join(timeout=10)
+
+
+def test_a_window_moves_on_as_lines_end(dispatcher: Dispatcher, store: Store, redis: Redis) -> None:
+    made = store.submit([make_line() for _ in range(20)], new_batch=True)
+    left = 20
+    while left:
+        dispatcher.step()
+        assert redis.llen("batch") <= 8
+        for _ in range(redis.llen("batch")):
+            redis.rpop("batch")
+        for job_id in made.ids:
+            if store.get(job_id).published_at is not None:
+                store.finish(claim(store, job_id).ref, success())
+                left -= 1
+    assert store.get_batch(str(made.batch_id))[0].ended_at is not None
+    assert store.audit() == []
+
+
+def test_the_role_runs_as_a_process_and_stops_cleanly(sqlite_url: str, redis_url: str) -> None:
+    engine = open_engine(sqlite_url)
+    store = Store(engine, settings=make_settings())
+    submit_one(store, prompt="a secret prompt")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PENSTOCK_DATABASE_URL": sqlite_url,
+        "PENSTOCK_REDIS_URL": redis_url,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobs.dispatcher"], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    with open_redis(redis_url) as client:
+        wait_until(lambda: client.llen("interactive") == 1, seconds=30)
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "dispatcher_stopped" in log
+    assert "secret" not in log
+    assert store.hold_office(OFFICE, "somebody else")
+    engine.dispose()

@@ -1,0 +1,228 @@
+"""The store against a model of it: Hypothesis plays claimers, finishers, sweepers and callers, and moves the clock.
+
+The model knows who holds which attempt and until when. After each step the audit must be clean and no job may be in
+a state that the table of transitions does not lead to; at the end every job can still be brought to an end.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
+from sqlalchemy.engine import Engine
+
+from jobs.database import open_engine
+from jobs.errors import LeaseLost
+from jobs.records import AttemptRef, Cancelled, Expired, Failed, Interrupted, Outcome, Succeeded
+from jobs.states import ENDED, TRANSITIONS, JobState
+from jobs.store import Store
+from jobs.tables import Base
+from tests.jobs.support import Clock, make_job, make_line, make_record, make_settings
+
+LEASE_SECONDS = 30.0
+
+outcomes = st.sampled_from(
+    [
+        Succeeded(make_record("whole")),
+        Failed("busy", "try again", True),
+        Failed("bad", "never", False),
+        Cancelled(make_record("half")),
+        Cancelled(),
+        Expired(),
+        Interrupted(),
+    ]
+)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """The rules. `engine` is set by the test: a migrated database."""
+
+    engine: Engine
+
+    job_ids = Bundle("job_ids")
+    batch_ids = Bundle("batch_ids")
+    attempts = Bundle("attempts")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        with self.engine.begin() as connection:
+            for table in reversed(Base.metadata.sorted_tables):
+                connection.execute(sa.delete(table))
+        self.store = Store(
+            self.engine,
+            settings=make_settings(lease_seconds=LEASE_SECONDS, max_attempts=2, dispatch_window=3),
+            clock=self.clock,
+            dice=random.Random(1),
+        )
+        self.states: dict[str, JobState] = {}
+        self.holders: dict[str, AttemptRef] = {}
+        self.num_stored = 0
+
+    @rule(target=job_ids, deadline=st.none() | st.integers(1, 60))
+    def submit(self, deadline: int | None) -> str:
+        return self._accept([make_job(deadline_seconds=deadline)])[0]
+
+    @rule(target=batch_ids, number=st.integers(1, 4))
+    def submit_batch(self, number: int) -> str:
+        made = self.store.submit([make_line() for _ in range(number)], new_batch=True)
+        self.states |= dict.fromkeys(made.ids, JobState.QUEUED)
+        return str(made.batch_id)
+
+    def _accept(self, jobs: list[Any]) -> list[str]:
+        ids = list(self.store.submit(jobs).ids)
+        self.states |= dict.fromkeys(ids, JobState.QUEUED)
+        return ids
+
+    @rule(target=job_ids, batch_id=batch_ids, index=st.integers(0, 3))
+    def pick_line(self, batch_id: str, index: int) -> str:
+        lines, _ = self.store.list_jobs(batch_id=batch_id)
+        return lines[index % len(lines)].id
+
+    @rule(target=attempts, job_id=job_ids, worker=st.sampled_from("abc"))
+    def claim(self, job_id: str, worker: str) -> AttemptRef:
+        held = self.holders.get(job_id)
+        claimed = self.store.claim(job_id, worker)
+        if claimed is None:
+            return AttemptRef(job_id, 0)
+        assert held is None, "a job was claimed while somebody held it"
+        self.holders[job_id] = claimed.ref
+        return claimed.ref
+
+    @rule(ref=attempts, outcome=outcomes)
+    def finish(self, ref: AttemptRef, outcome: Outcome) -> None:
+        holds = self.holders.get(ref.job_id) == ref
+        try:
+            self.store.finish(ref, outcome)
+        except LeaseLost:
+            assert not holds, "the holder of a lease was refused"
+        else:
+            assert holds, "a stale attempt ended its job"
+            del self.holders[ref.job_id]
+
+    @rule(group=st.lists(st.tuples(attempts, outcomes), min_size=1, max_size=4))
+    def finish_group(self, group: list[tuple[AttemptRef, Outcome]]) -> None:
+        answers = self.store.finish_many(group)
+        for (ref, _), answer in zip(group, answers, strict=True):
+            holds = self.holders.get(ref.job_id) == ref
+            assert holds == (not isinstance(answer, LeaseLost))
+            if holds:
+                del self.holders[ref.job_id]
+
+    @rule(refs=st.lists(attempts, min_size=1, max_size=4, unique_by=lambda ref: ref.job_id))
+    def renew(self, refs: list[AttemptRef]) -> None:
+        assert self.store.renew(refs, "a").held == {ref for ref in refs if self.holders.get(ref.job_id) == ref}
+
+    @rule(job_id=job_ids)
+    def cancel(self, job_id: str) -> None:
+        self.store.cancel(job_id)
+
+    @rule(batch_id=batch_ids)
+    def cancel_batch(self, batch_id: str) -> None:
+        counts = self.store.cancel_batch(batch_id)
+        assert counts.by_state[JobState.QUEUED] == 0
+
+    @rule(batch_id=batch_ids)
+    def extend_batch(self, batch_id: str) -> None:
+        if self.store.get_batch(batch_id)[0].cancel_requested_at is None:
+            made = self.store.submit([make_line()], batch_id=batch_id)
+            self.states |= dict.fromkeys(made.ids, JobState.QUEUED)
+
+    @rule(job_id=job_ids)
+    def requeue(self, job_id: str) -> None:
+        if self.states[job_id] is JobState.FAILED:
+            assert self.store.requeue(job_id).num_failures == 0
+
+    @rule(seconds=st.sampled_from([0.5, 5.0, LEASE_SECONDS + 1]))
+    def move_clock(self, seconds: float) -> None:
+        self.clock.move(seconds)
+
+    @rule()
+    def sweep(self) -> None:
+        report = self.store.sweep()
+        for job_id in (*report.requeued, *report.failed, *report.expired, *report.cancelled):
+            self.holders.pop(job_id, None)
+
+    @rule()
+    def dispatch(self) -> None:
+        chosen = self.store.to_publish()
+        self.store.mark_published([*chosen.interactive, *chosen.batch])
+        in_flight = [job for job in self._jobs() if job.priority == "batch" and self._in_flight(job)]
+        assert len(in_flight) <= max(3, sum(job.state == JobState.RUNNING for job in in_flight))
+
+    def _in_flight(self, job: Any) -> bool:
+        return job.state == JobState.RUNNING or job.published_at is not None
+
+    @rule(ref=consumes(attempts))
+    def forget(self, ref: AttemptRef) -> None:
+        """A worker that is gone for good: only its lease can free the job."""
+
+    def _jobs(self) -> list[Any]:
+        return self.store.list_jobs(limit=10_000)[0]
+
+    @invariant()
+    def every_job_moved_as_the_table_allows(self) -> None:
+        jobs = {job.id: JobState(job.state) for job in self._jobs()}
+        assert jobs.keys() == self.states.keys(), "a job vanished"
+        for job_id, state in jobs.items():
+            before = self.states[job_id]
+            steps = TRANSITIONS[before] | {before}
+            # A finish and a retry may both lie between two looks: one state in between is allowed.
+            assert state in steps or any(state in TRANSITIONS[step] for step in steps), f"{before} became {state}"
+            assert (state is JobState.RUNNING) == (job_id in self.holders)
+        self.states = jobs
+
+    @invariant()
+    def the_audit_is_clean(self) -> None:
+        assert self.store.audit() == []
+
+    def teardown(self) -> None:
+        """Nothing is stuck: with time, sweeps and willing workers every job ends."""
+        for _ in range(6):
+            self.clock.move(120)
+            self.sweep()
+            for job in self._jobs():
+                claimed = self.store.claim(job.id, "last")
+                if claimed is not None:
+                    self.store.finish(claimed.ref, Succeeded(make_record()))
+        assert {JobState(job.state) for job in self._jobs()} <= ENDED
+        assert self.store.audit() == []
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """The test's database; SQLite's in memory-backed storage, where a commit costs no disk."""
+    folder = None
+    url = database_url
+    shared_memory = Path("/dev/shm")
+    if url.startswith("sqlite") and shared_memory.is_dir():
+        folder = tempfile.mkdtemp(dir=shared_memory)
+        url = f"sqlite:///{shutil.copy(url.removeprefix('sqlite:///'), folder)}"
+    opened = open_engine(url)
+    yield opened
+    opened.dispose()
+    if folder is not None:
+        shutil.rmtree(folder)
+
+
+def test_no_order_of_events_loses_or_doubles_a_job(engine: Engine) -> None:
+    machine = type("Machine", (StoreMachine,), {"engine": engine})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=25,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            derandomize=True,
+        ),
+    )
