@@ -1,0 +1,39 @@
+# `make demo` and `make test` work on a fresh clone: each sets everything up first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: setup demo test bench demo-model lint lock clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml requirements.lock ops/setup/bootstrap.py
+	$(PYTHON) ops/setup/bootstrap.py
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/python -m cli.demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+bench: $(READY)
+	$(BIN)/python -m ops.bench
+
+demo-model: $(READY)
+	$(BIN)/python -m ops.demo_model.train
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Needs uv. Names and versions only: no index, no path.
+lock:
+	uv pip compile pyproject.toml --universal --python-version 3.11 --extra all --extra dev \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

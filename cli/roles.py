@@ -1,0 +1,79 @@
+"""The roles of the system and how each is started: one table for `up`, containers and clusters alike.
+
+Also what every command needs of the settings: reading them with a clear error, and handing them to children.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+from cli.errors import UsageError
+from cli.job_body import first_fault
+from jobs.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+MODULES: Mapping[str, tuple[str, ...]] = {
+    "api": ("api",),
+    "worker": ("worker",),
+    "dispatcher": ("jobs.dispatcher",),
+    "audit": ("jobs.audit",),
+    "requeue": ("jobs.admin", "requeue"),
+    "migrate": ("jobs.database", "migrate"),
+    "pull": ("worker.sources",),
+    "models": ("worker.sources", "--list"),
+}
+
+
+def python(*words: str) -> list[str]:
+    """Command line of a module of this application. `-P`: a folder of the same name where we stand is not ours."""
+    return [sys.executable, "-P", "-m", *words]
+
+
+def role_command(name: str, settings: Settings) -> list[str]:
+    """Command line of a role or of one of the tools that belong to another room."""
+    if name != "flower":
+        return python(*MODULES[name])
+    where = [f"--address={settings.flower_host}", f"--port={settings.flower_port}"]
+    return python("celery", "-A", "jobs.queue:app", "flower", *where, "--logging=warning")
+
+
+def child_environment(settings: Settings, overrides: Mapping[str, object] | None = None) -> dict[str, str]:
+    """What a child process inherits: our environment, and `overrides` (fields of Settings) as PENSTOCK_* variables."""
+    environment = dict(os.environ)
+    environment |= {f"PENSTOCK_{name.upper()}": str(value) for name, value in (overrides or {}).items()}
+    environment["PYTHONUNBUFFERED"] = "1"
+    if settings.flower_basic_auth:  # not on the command line, where `ps` shows it
+        environment.setdefault("FLOWER_BASIC_AUTH", settings.flower_basic_auth)
+    if "site-packages" not in ROOT.parts:
+        paths = environment.get("PYTHONPATH", "").split(os.pathsep)
+        environment["PYTHONPATH"] = os.pathsep.join(
+            [str(ROOT), *(path for path in paths if path not in ("", str(ROOT)))]
+        )
+    return environment
+
+
+def become(name: str, *words: str) -> NoReturn:
+    """Turn this process into a role, so that signals reach it."""
+    settings = read_settings()
+    command = [*role_command(name, settings), *words]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(command[0], command, child_environment(settings))  # noqa: S606
+
+
+def read_settings(**overrides: Any) -> Settings:
+    """Settings from the environment; `overrides` that are not None win."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        field, message = first_fault(error)
+        name = f"--{field.replace('_', '-')}" if field in given else f"PENSTOCK_{field.upper()}"
+        raise UsageError(f"{name}: {message}.") from error

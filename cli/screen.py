@@ -1,0 +1,132 @@
+"""What commands put on the screen: results on standard output, everything about them on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+Json = dict[str, Any]
+
+STATE_STYLES = {"succeeded": "green", "running": "cyan", "failed": "red", "expired": "yellow", "cancelled": "yellow"}
+GOOD_END = "succeeded"
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(highlight=False, soft_wrap=True, stderr=True)
+
+
+def print_json(value: object) -> None:
+    """JSON for a program: one document, not wrapped or coloured."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def print_text(text: str) -> None:
+    """Generated text as it comes. A terminal gets no control characters: a model could move its cursor."""
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """Replace control characters, line ends and tabs excepted."""
+    return "".join(
+        character if character in "\n\t" or not _is_control(character) else "\N{REPLACEMENT CHARACTER}"
+        for character in text
+    )
+
+
+def _is_control(character: str) -> bool:
+    return ord(character) < 32 or 127 <= ord(character) < 160
+
+
+def num_completion_tokens(job: Json) -> int | None:
+    usage = job.get("usage") or {}
+    return usage.get("completion_tokens")
+
+
+def tokens_per_second(job: Json) -> float | None:
+    """Completion tokens by the seconds from admission to the end; None unless both are known."""
+    tokens, timings = num_completion_tokens(job), job.get("timings") or {}
+    seconds = timings.get("total", 0.0) - timings.get("queued", 0.0)
+    return tokens / seconds if tokens and seconds > 0 else None
+
+
+def jobs_table(jobs: Sequence[Json]) -> Table:
+    """Rows as they are stored."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("id", "state"):
+        table.add_column(name, no_wrap=True)
+    for name in ("seed", "tokens", "tokens/s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for job in jobs:
+        rate = tokens_per_second(job)
+        table.add_row(
+            job["id"],
+            styled_state(job["state"]),
+            _shown(job.get("seed")),
+            _shown(num_completion_tokens(job)),
+            f"{rate:.1f}" if rate else "–",
+        )
+    return table
+
+
+def job_table(job: Json) -> Table:
+    """One job: where it stands and what made it."""
+    table = Table.grid(padding=(0, 2))
+    rows: dict[str, object] = {
+        "id": job["id"],
+        "state": job["state"],
+        "queue position": job.get("queue_position"),
+        "seed": job.get("seed"),
+        "finish reason": job.get("finish_reason"),
+        "tokens": num_completion_tokens(job),
+        "tokens/s": f"{rate:.1f}" if (rate := tokens_per_second(job)) else None,
+        "attempts": _attempts(job.get("attempts")),
+        "recipe": _name(job.get("recipe")),
+        "batch": job.get("batch_id"),
+        "created": job.get("created_at"),
+        "started": job.get("started_at"),
+        "ended": job.get("ended_at"),
+        "error": error_text(job),
+    }
+    for name, value in rows.items():
+        if value is not None:
+            table.add_row(f"[dim]{name}[/dim]", styled_state(str(value)) if name == "state" else escape(str(value)))
+    return table
+
+
+def error_text(job: Json) -> str | None:
+    """Why a job failed, in one line."""
+    error = job.get("error")
+    return f"{error.get('message')} ({error.get('code')})" if isinstance(error, dict) else None
+
+
+def end_line(job: Json) -> str:
+    """One line about a finished generation, for beneath its text."""
+    facts = [f"seed {job['seed']}"] if job.get("seed") is not None else []
+    if (tokens := num_completion_tokens(job)) is not None:
+        facts.append(f"{tokens} tokens")
+    if rate := tokens_per_second(job):
+        facts.append(f"{rate:.1f} tokens/s")
+    return " · ".join([job["id"], *facts])
+
+
+def styled_state(state: str) -> str:
+    style = STATE_STYLES.get(state)
+    return f"[{style}]{escape(state)}[/{style}]" if style else escape(state)
+
+
+def _shown(value: object) -> str:
+    return "–" if value is None else str(value)
+
+
+def _attempts(value: object) -> object:
+    return len(value) if isinstance(value, list) else value
+
+
+def _name(value: object) -> object:
+    return value.get("id") if isinstance(value, dict) else value

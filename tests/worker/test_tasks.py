@@ -1,0 +1,281 @@
+"""The one task, with a stand-in engine: every way an attempt can end, and what is told in which order."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from jobs.errors import LeaseLost, StoreUnavailable
+from jobs.records import AttemptRef, Cancelled, ClaimedJob, Expired, Failed, Interrupted, Outcome, Renewal, Succeeded
+from jobs.states import FinishReason, JobState, Priority
+from tests.support.stand_in_engine import StandInEngine, StandInVocabulary
+from tests.worker.test_leases import claimed
+from worker import tasks
+from worker.broadcast import Broadcaster, TextEvent
+from worker.engine.generation import TokenLogprob
+from worker.leases import LeaseKeeper
+from worker.results import ResultWriter
+from worker.tasks import Desk, build_request, outcome_of, run_job
+
+STATES = {
+    Succeeded: JobState.SUCCEEDED,
+    Cancelled: JobState.CANCELLED,
+    Expired: JobState.EXPIRED,
+    Interrupted: JobState.QUEUED,
+    Failed: JobState.FAILED,
+}
+
+
+class World:
+    """Store and events in one list, so that order can be seen."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+        self.jobs: dict[str, ClaimedJob] = {}
+        self.outcomes: list[Outcome] = []
+        self.away = False
+        self.lost = False
+
+    def claim(self, job_id: str, worker: str) -> ClaimedJob | None:
+        if self.away:
+            raise StoreUnavailable("away")
+        return self.jobs.pop(job_id, None)
+
+    def renew(self, refs: Sequence[AttemptRef], worker: str) -> Renewal:
+        return Renewal(frozenset(), frozenset(refs), frozenset())
+
+    def finish_many(self, ends: Sequence[tuple[AttemptRef, Outcome]]) -> list[JobState | LeaseLost]:
+        self.outcomes += [outcome for _, outcome in ends]
+        self.told.append(("stored",))
+        return [LeaseLost(ref.job_id, ref.number) if self.lost else STATES[type(outcome)] for ref, outcome in ends]
+
+    def text(self, events: list[TextEvent]) -> bool:
+        self.told += [("text", job_id, seq) for job_id, _, seq, _, _ in events]
+        return True
+
+    def state(self, job_id: str, state: JobState, attempt: int) -> None:
+        self.told.append(("state", job_id, str(state), attempt))
+
+    def end(self, job_id: str, state: JobState) -> None:
+        self.told.append(("end", job_id, str(state)))
+
+    def wake_dispatcher(self) -> None:
+        self.told.append(("wake",))
+
+
+@dataclass
+class Room:
+    world: World
+    engine: StandInEngine
+    desk: Desk
+
+    def run(self, job: ClaimedJob, steps: int = 3) -> str:
+        """Run a job on a thread of its own, and move the engine."""
+        self.world.jobs[job.ref.job_id] = job
+        said: list[str] = []
+        thread = threading.Thread(target=lambda: said.append(run_job(job.ref.job_id, self.desk)))
+        thread.start()
+        assert self.engine.submitted.acquire(timeout=20)
+        for _ in range(steps):
+            self.engine.step()
+        thread.join(20)
+        assert said, "the task did not end"
+        return said[0]
+
+
+@pytest.fixture
+def room() -> Iterator[Room]:
+    world = World()
+    results = ResultWriter(world)
+    results.start()
+    broadcaster = Broadcaster(world, 0.05)
+    engine = StandInEngine(["ice", "hockey"], broadcaster.deltas)
+    leases = LeaseKeeper(world, "worker", 30.0)
+    yield Room(
+        world,
+        engine,
+        Desk(
+            worker="worker",
+            model="demo",
+            store=world,
+            engine=engine,
+            vocabulary=StandInVocabulary(),
+            recipe={"build": "x"},
+            leases=leases,
+            results=results,
+            broadcaster=broadcaster,
+            events=world,
+        ),
+    )
+    results.close(5)
+    assert leases.num_held == 0, "every stay ends"
+
+
+def test_a_job_runs_to_a_stored_generation(room: Room) -> None:
+    assert room.run(replace(claimed("a"), seconds_queued=2.0)) == "succeeded"
+    (outcome,) = room.world.outcomes
+    assert isinstance(outcome, Succeeded)
+    record = outcome.generation
+    assert (record.completion, record.finish_reason) == ("ice hockey ", FinishReason.STOP)
+    assert (record.prompt_token_ids, record.completion_token_ids) == ((120,), (0, 1, 2))
+    assert record.recipe == {"build": "x", "row_class": "lone"}
+    assert record.timings["queued"] == 2.5
+
+
+def test_text_comes_before_the_commit_and_the_end_event_after_it(room: Room) -> None:
+    room.run(claimed("a", 2))
+    assert room.world.told == [
+        ("state", "a", "running", 2),
+        ("text", "a", 11),
+        ("stored",),
+        ("end", "a", "succeeded"),
+    ]
+
+
+def test_a_message_without_a_job_to_run_is_a_duplicate(room: Room) -> None:
+    assert run_job("a", room.desk) == "not taken"
+    assert room.world.told == []
+
+
+def test_a_database_that_stays_away_lets_the_message_go(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "CLAIM_TRY_SECONDS", 0.2)
+    room.world.away = True
+    assert run_job("a", room.desk) == "not taken"
+
+
+def test_a_cancel_keeps_the_text_so_far(room: Room) -> None:
+    cancels = iter([lambda: None, lambda: room.desk.leases.cancel("a"), lambda: None])
+    step = room.engine.step
+    room.engine.step = lambda: (next(cancels)(), step())  # type: ignore[method-assign,assign,return-value]
+    assert room.run(claimed("a")) == "cancelled"
+    (outcome,) = room.world.outcomes
+    assert isinstance(outcome, Cancelled)
+    assert outcome.generation is not None
+    assert (outcome.generation.completion, outcome.generation.finish_reason) == ("ice ", None)
+
+
+def test_an_interrupted_job_is_queued_again_and_the_dispatcher_woken(room: Room) -> None:
+    step = room.engine.step
+    room.engine.step = lambda: (room.desk.leases.interrupt_all(), step())  # type: ignore[method-assign,assign,return-value]
+    assert room.run(claimed("a"), steps=1) == "queued"
+    assert room.world.outcomes == [Interrupted()]
+    assert room.world.told[-2:] == [("state", "a", "queued", 1), ("wake",)]
+
+
+def test_a_lost_lease_drops_the_result(room: Room) -> None:
+    step = room.engine.step
+    room.engine.step = lambda: (room.desk.leases.renew(), step())  # type: ignore[method-assign,assign,return-value]
+    assert room.run(claimed("a"), steps=1) == "lease lost"
+    assert room.world.outcomes == []
+
+
+def test_a_result_refused_as_stale_tells_nobody_an_end(room: Room) -> None:
+    room.world.lost = True
+    assert room.run(claimed("a")) == "lease lost"
+    assert room.world.told[-1] == ("stored",)
+
+
+def test_a_dead_engine_fails_the_job_for_another_try_and_ends_the_worker(room: Room) -> None:
+    ended: list[bool] = []
+    room.desk.on_engine_failure = lambda: ended.append(True)
+    room.engine.step = lambda: room.engine.fail(RuntimeError("native"))  # type: ignore[method-assign]
+    room.run(claimed("a"), steps=1)
+    (outcome,) = room.world.outcomes
+    assert isinstance(outcome, Failed)
+    assert (outcome.code, outcome.retryable, ended) == ("engine_failed", True, [True])
+
+
+def test_a_stopped_engine_gives_the_job_back(room: Room) -> None:
+    room.engine.stop()
+    room.world.jobs["a"] = claimed("a")
+    assert run_job("a", room.desk) == "queued"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"parameters": {"temperature": -1}}, "temperature"),
+        ({"prompt": None, "messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
+    ],
+)
+def test_what_cannot_run_fails_for_good_and_names_the_field(room: Room, change: dict[str, Any], named: str) -> None:
+    room.world.jobs["a"] = replace(claimed("a"), **change)
+    assert run_job("a", room.desk) == "failed"
+    (outcome,) = room.world.outcomes
+    assert isinstance(outcome, Failed)
+    assert (outcome.code, outcome.retryable) == ("invalid_request", False)
+    assert named in outcome.message
+
+
+def test_an_unforeseen_error_fails_for_good_and_does_not_tell_the_prompt(
+    room: Room, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_on(text: str) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(room.desk.vocabulary, "encode_text", break_on)
+    room.world.jobs["a"] = replace(claimed("a"), prompt="secret")
+    run_job("a", room.desk)
+    (outcome,) = room.world.outcomes
+    assert isinstance(outcome, Failed)
+    assert (outcome.code, outcome.retryable) == ("internal_error", False)
+    assert "secret" not in outcome.message + caplog.text
+
+
+def test_a_job_for_another_model_is_not_run_on_this_one(room: Room) -> None:
+    room.world.jobs["a"] = replace(claimed("a"), model="another")
+    run_job("a", room.desk)
+    (outcome,) = room.world.outcomes
+    assert isinstance(outcome, Failed)
+    assert (outcome.code, outcome.retryable) == ("model_mismatch", True)
+
+
+def test_every_parameter_reaches_the_engine() -> None:
+    parameters = {
+        "temperature": 0.5,
+        "max_tokens": 7,
+        "top_p": 0.9,
+        "top_k": 40,
+        "min_p": 0.1,
+        "repeat_penalty": 1.3,
+        "repeat_last_n": 32,
+        "stop": ["\n"],
+        "logit_bias": {"17": -5},
+        "logprobs": 3,
+        "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object", "title": "x"}}},
+    }
+    job = replace(claimed("a"), parameters=parameters, seed=11, seconds_to_deadline=5.0, priority=Priority.BATCH)
+    request = build_request(job, StandInVocabulary())
+    sampling = request.sampling
+    assert (sampling.seed, sampling.temperature, sampling.top_p, sampling.top_k) == (11, 0.5, 0.9, 40)
+    assert (sampling.min_p, sampling.repeat_penalty, sampling.repeat_last_n) == (0.1, 1.3, 32)
+    assert (sampling.logit_bias, sampling.grammar) == ({17: -5}, "root ::= 2")
+    assert (request.max_tokens, request.stop, request.num_logprobs) == (7, ("\n",), 3)
+    assert request.deadline is not None
+    assert request.interactive is False
+
+
+def test_logprobs_are_stored_with_exact_bytes(room: Room) -> None:
+    request = build_request(claimed("a"), StandInVocabulary())
+    live = room.engine.submit(request)
+    room.engine.end(live, "é", "expired")
+    completion = live.wait(0)
+    assert completion is not None
+    entry = TokenLogprob(5, b"\xc3", -0.1, top=((6, b"a", -0.2),))
+    outcome = outcome_of(replace(completion, logprobs=[entry]), request, claimed("a"), {})
+    room.engine.live.clear()
+    assert isinstance(outcome, Expired)
+    assert outcome.generation is not None
+    assert outcome.generation.logprobs == [
+        {
+            "token_id": 5,
+            "token": "\ufffd",
+            "bytes": [195],
+            "logprob": -0.1,
+            "top": [{"token_id": 6, "token": "a", "bytes": [97], "logprob": -0.2}],
+        }
+    ]

@@ -1,0 +1,49 @@
+"""The Celery app of a worker: the queue's settings, the one task, the station.
+
+`python -m worker` runs it; `celery -A worker.app inspect stats` and the like work on it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import Reject
+
+from jobs.queue import TASK, make_app
+from jobs.settings import Settings
+from worker.pool import DrainingThreadPool
+from worker.station import Station, StationStep, concurrency
+from worker.transport import WorkerConnection
+
+
+def make_worker_app(settings: Settings) -> Celery:
+    """An app with the task `penstock.generate` and the station in its worker's blueprint."""
+    app = make_app(settings)
+    station = Station(settings)
+    app.station = station
+    app.amqp.Connection = WorkerConnection
+    app.steps["worker"].add(StationStep)
+    app.conf.update(
+        worker_pool=f"{DrainingThreadPool.__module__}:{DrainingThreadPool.__name__}",
+        worker_concurrency=concurrency(settings),
+        # A task goes on without Redis: only its message is lost.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_redirect_stdouts=False,  # the progress bars of loading belong on the terminal
+    )
+
+    @app.task(name=TASK)  # type: ignore[untyped-decorator]
+    def generate(job_id: str) -> str:
+        if station.draining:
+            raise Reject("draining", requeue=True)  # another worker's, then
+        return station.run(job_id)
+
+    return app
+
+
+def __getattr__(name: str) -> Any:
+    """`app` is made when it is asked for: importing this module needs no settings and no Redis."""
+    if name != "app":
+        raise AttributeError(name)
+    made = globals()["app"] = make_worker_app(Settings())
+    return made

@@ -1,0 +1,234 @@
+"""The one task: claim a job, run it on the engine, store how it ended.
+
+The message brings an id and nothing else; whether there is something to do the row says. Every way an attempt can
+end is a value (`Outcome`), and one table maps the engine's reasons to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import stamina
+
+from jobs.errors import LeaseLost, StoreUnavailable
+from jobs.parameters import Parameters
+from jobs.records import (
+    AttemptRef,
+    Cancelled,
+    ClaimedJob,
+    Expired,
+    Failed,
+    GenerationRecord,
+    Interrupted,
+    Outcome,
+    Succeeded,
+)
+from jobs.states import ENDED, FinishReason, JobState, Priority
+from worker.broadcast import Broadcaster
+from worker.engine.engine import EngineStopped
+from worker.engine.generation import Completion, Generation, Prompt, Request, Sampling, TokenLogprob
+from worker.leases import Lease, LeaseKeeper
+from worker.results import ResultWriter
+
+logger = logging.getLogger("penstock.tasks")
+
+CLAIM_TRY_SECONDS = 5.0
+"""How long a claim is tried against a database that is away. Then the message is let go: the row stays, and the
+dispatcher publishes it again."""
+
+
+class Claims(Protocol):
+    """The part of the store that claims."""
+
+    def claim(self, job_id: str, worker: str) -> ClaimedJob | None: ...
+
+
+class Submits(Protocol):
+    """The part of the engine that takes requests. `failure` is set once it has died."""
+
+    failure: BaseException | None
+
+    def submit(self, request: Request) -> Generation: ...
+
+
+class Encodes(Protocol):
+    """The part of the vocabulary that a request needs."""
+
+    def encode_text(self, text: str) -> Prompt: ...
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> Prompt: ...
+    def grammar(self, schema: Mapping[str, Any]) -> str: ...
+
+
+class TellsState(Protocol):
+    """The part of the event writer that tells states. Redis being away is its business, not ours."""
+
+    def state(self, job_id: str, state: JobState, attempt: int) -> Any: ...
+    def end(self, job_id: str, state: JobState) -> Any: ...
+    def wake_dispatcher(self) -> Any: ...
+
+
+@dataclass(slots=True)
+class Desk:
+    """What a task works with; one for the whole worker."""
+
+    worker: str
+    model: str
+    store: Claims
+    engine: Submits
+    vocabulary: Encodes
+    recipe: Mapping[str, Any]
+    """Without the row class, which each completion brings."""
+    leases: LeaseKeeper
+    results: ResultWriter
+    broadcaster: Broadcaster
+    events: TellsState
+    on_engine_failure: Callable[[], None] = field(default=lambda: None)
+
+
+def run_job(job_id: str, desk: Desk) -> str:
+    """Run one attempt of a job, if there is one to run. Returns a word on how it went, for Flower."""
+    with desk.leases.watch(job_id) as lease:
+        job = _claim(lease, desk)
+        if job is None:
+            return "not taken"
+        desk.events.state(job_id, JobState.RUNNING, job.ref.number)
+        outcome = _attempt(job, lease, desk)
+        return "lease lost" if lease.lost else _finish(job.ref, outcome, desk)
+
+
+def _claim(lease: Lease, desk: Desk) -> ClaimedJob | None:
+    try:
+        for attempt in stamina.retry_context(on=StoreUnavailable, attempts=None, timeout=CLAIM_TRY_SECONDS, wait_max=1):
+            with attempt:
+                asked_at = time.monotonic()
+                job = desk.store.claim(lease.job_id, desk.worker)
+    except StoreUnavailable:
+        logger.warning("%s cannot be claimed, the database is away; it will be published again.", lease.job_id)
+        return None
+    if job is not None:
+        lease.hold(job, asked_at)
+    return job
+
+
+def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
+    if job.model != desk.model:
+        return Failed("model_mismatch", "The job went to a worker that holds another model.", retryable=True)
+    try:
+        request = build_request(job, desk.vocabulary)
+        desk.broadcaster.open(request.id, job.ref)
+        try:
+            generation = desk.engine.submit(request)
+            lease.attach(generation)
+            completion = generation.wait()
+        finally:
+            desk.broadcaster.close(request.id)
+    except EngineStopped:
+        return Interrupted()
+    except ValueError as error:
+        return Failed("invalid_request", _one_line(error), retryable=False)
+    except Exception as error:  # its text may hold the prompt: only its kind is told
+        logger.error("%s could not be run: %s", job.ref.job_id, type(error).__name__)
+        return Failed("internal_error", f"The worker could not run it ({type(error).__name__}).", retryable=False)
+    if desk.engine.failure is not None:
+        desk.on_engine_failure()
+    assert completion is not None  # noqa: S101  `wait` without a timeout
+    return outcome_of(completion, request, job, desk.recipe)
+
+
+def _finish(ref: AttemptRef, outcome: Outcome, desk: Desk) -> str:
+    """Store the end, and tell it after the commit."""
+    try:
+        state = desk.results.finish(ref, outcome)
+    except LeaseLost:
+        return "lease lost"
+    except StoreUnavailable:
+        logger.error("The end of %s could not be stored before the worker stopped; it will run again.", ref.job_id)
+        return "not stored"
+    if state in ENDED:
+        desk.events.end(ref.job_id, state)
+    else:
+        desk.events.state(ref.job_id, state, ref.number)
+        desk.events.wake_dispatcher()
+    return str(state)
+
+
+def build_request(job: ClaimedJob, vocabulary: Encodes) -> Request:
+    """The engine's request for a job. Raises ValueError, with the field's name, for what it cannot run."""
+    knobs = Parameters.model_validate({**job.parameters, "seed": job.seed})
+    prompt = (
+        vocabulary.encode_chat(job.messages) if job.messages is not None else vocabulary.encode_text(job.prompt or "")
+    )
+    left = job.seconds_to_deadline
+    return Request(
+        id=f"{job.ref.job_id}/{job.ref.number}",
+        prompt=prompt,
+        sampling=_sampling(knobs, job.seed, vocabulary),
+        max_tokens=knobs.max_tokens,
+        stop=knobs.stop,
+        num_logprobs=knobs.logprobs,
+        deadline=None if left is None else time.monotonic() + left,
+        interactive=job.priority == Priority.INTERACTIVE,
+    )
+
+
+def _sampling(knobs: Parameters, seed: int, vocabulary: Encodes) -> Sampling:
+    schema = knobs.response_format.schema_body if knobs.response_format else None
+    return Sampling(
+        seed=seed,
+        temperature=knobs.temperature,
+        top_p=knobs.top_p,
+        top_k=knobs.top_k,
+        min_p=knobs.min_p,
+        repeat_penalty=knobs.repeat_penalty,
+        repeat_last_n=knobs.repeat_last_n,
+        logit_bias={int(token): bias for token, bias in knobs.logit_bias.items()},
+        grammar=None if schema is None else vocabulary.grammar(schema),
+    )
+
+
+_OUTCOMES: dict[str, Callable[[GenerationRecord, Completion], Outcome]] = {
+    "stop": lambda record, _: Succeeded(record),
+    "length": lambda record, _: Succeeded(record),
+    "cancelled": lambda record, _: Cancelled(record),
+    "expired": lambda record, _: Expired(record),
+    "interrupted": lambda *_: Interrupted(),
+    "failed": lambda _, completion: Failed("engine_failed", completion.error or "The engine failed.", retryable=True),
+}
+
+
+def outcome_of(completion: Completion, request: Request, job: ClaimedJob, recipe: Mapping[str, Any]) -> Outcome:
+    """What a completion means for its job."""
+    reason = completion.finish_reason
+    queued = job.seconds_queued + completion.timings.get("queued", 0.0)
+    record = GenerationRecord(
+        completion=completion.text,
+        finish_reason=FinishReason(reason) if reason in ("stop", "length") else None,
+        prompt_token_ids=request.prompt.token_ids,
+        completion_token_ids=completion.token_ids,
+        recipe={**recipe, "row_class": completion.row_class},
+        timings={**completion.timings, "queued": queued},
+        logprobs=None if completion.logprobs is None else [_logprob(entry) for entry in completion.logprobs],
+    )
+    return _OUTCOMES[reason](record, completion)
+
+
+def _logprob(entry: TokenLogprob) -> dict[str, Any]:
+    top = [_logprob_of(*candidate) for candidate in entry.top]
+    return {**_logprob_of(entry.token_id, entry.piece, entry.logprob), "top": top}
+
+
+def _logprob_of(token_id: int, piece: bytes, logprob: float) -> dict[str, Any]:
+    """`token` is for people; `bytes` is exact, for a token may be part of a character."""
+    return {"token_id": token_id, "token": piece.decode(errors="replace"), "bytes": list(piece), "logprob": logprob}
+
+
+def _one_line(error: ValueError) -> str:
+    """The message of an error about a field. pydantic's own repeats the input, so only the fields are named."""
+    problems = getattr(error, "errors", None)
+    if callable(problems):
+        return "; ".join(".".join(map(str, problem["loc"])) + ": " + problem["msg"] for problem in problems())
+    return str(error).splitlines()[0][:500] if str(error) else "The request is not valid."
