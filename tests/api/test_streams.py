@@ -260,7 +260,7 @@ def test_many_readers_of_one_job_read_the_same(live: LiveServer) -> None:
 def test_readers_that_leave_free_everything(live: LiveServer) -> None:
     """Also those that leave while they are still being subscribed: a cancel can be lost there."""
     job_id = live.submit()
-    for _ in range(40):
+    for _ in range(20):
         with live.follow(job_id) as stream:
             next(stream)
     wait_until(lambda: live.redis.pubsub_numsub(job_channel(job_id)) == [(job_channel(job_id).encode(), 0)])
