@@ -35,6 +35,7 @@ LOOK_SECONDS = 5.0
 FIRST_LOOKS_SECONDS = (0.2, 1.0)
 """Sooner at first: a job may end between the first read and the subscription."""
 AGAIN_SECONDS = 0.5
+CANCEL_SECONDS = 0.1
 BACKLOG_EVENTS = 256
 PING = b": ping\n"
 """One newline, so that it belongs to the next frame: with a blank line of its own, some clients would take it, after
@@ -80,6 +81,8 @@ class JobStream:
         self._job_id = job_id
         self._owner = owner
         self._position = position
+        self._start = position
+        self._told: list[str] = []
         self._said: tuple[str, int] | None = None
 
     async def read(self) -> JobObject:
@@ -88,7 +91,7 @@ class JobStream:
 
     async def frames(self, first: JobObject) -> AsyncGenerator[bytes]:
         """Everything from the reader's position to the end. `first`: the job, read just now."""
-        for piece in [*self._other_attempt(first), *self._look(first)]:
+        for piece in self._opening(first):
             yield piece
         if first.state in ENDED:
             return
@@ -100,11 +103,14 @@ class JobStream:
             log.warning("stream broken", job_id=self._job_id, error=type(error).__name__)
             yield _error_frame("The live text cannot be read right now; the job goes on.", error.code)
 
-    def _other_attempt(self, job: JobObject) -> list[bytes]:
-        """A reader that comes back with the text of an attempt that is over starts afresh."""
+    def _opening(self, job: JobObject) -> list[bytes]:
+        """Where the job stands. A reader that comes back with the text of an attempt that is over starts afresh."""
         attempt = _newest_attempt(job)
         stale = self._position.seq > 0 and self._position.attempt not in (None, attempt)
-        return [self._reset(attempt)] if stale else []
+        pieces = [self._reset(attempt)] if stale else []
+        self._start = Position(self._position.seq, attempt)
+        rest = self._ending(job) if job.state in ENDED else self._state(job.state, attempt, job.queue_position)
+        return pieces + rest
 
     async def _live(self) -> AsyncGenerator[bytes]:
         """Frames from Redis, and from looks at the row between them, until the job has ended or the server stops."""
@@ -119,10 +125,9 @@ class JobStream:
                 if message["type"] == "stopping":
                     return
                 if message["type"] == "end" or looks.due():
-                    job = await self._read_if_up()
-                    for piece in self._look(job):
+                    for piece in await self._look():
                         yield piece
-                    if job is not None and job.state in ENDED:
+                    if self._ended:
                         return
                 if pings.due():
                     yield PING
@@ -143,12 +148,17 @@ class JobStream:
         await self._parts.closing.wait()
         await inbox.put({"type": "stopping"})
 
-    async def _read_if_up(self) -> JobObject | None:
-        """The job, or None while the database cannot be read: text may go on, only the end has to wait."""
+    async def _look(self) -> list[bytes]:
+        """Read the row: a state that no message told of, or the end. Nothing while the database cannot be read: text
+        may go on, only the end has to wait."""
         try:
-            return await self.read()
+            row = await run_in_threadpool(self._parts.store.get, self._job_id, self._owner)
+            if row.state not in ENDED:
+                return self._state(row.state, row.attempt)
+            job = await self.read()
         except StoreUnavailable:
-            return None
+            return []
+        return self._ending(job) if job.state in ENDED else []
 
     def _live_frames(self, event: Event) -> list[bytes]:
         match event["type"]:
@@ -156,40 +166,48 @@ class JobStream:
                 return self._text(event["text"], int(event["seq"]), event.get("attempt"))
             case "reset":
                 return [self._reset(int(event["attempt"]))]
-            case "state":
+            case "state" if event["state"] not in ENDED:
                 return self._state(str(event["state"]), int(event.get("attempt") or 0))
             case "stopping":
                 return [_error_frame("The server is stopping; the job goes on.", "server_stopping")]
             case _:
                 return []
 
-    def _look(self, job: JobObject | None) -> list[bytes]:
-        """What the row tells: a state that no message told of; at the end, the rest of the text and the whole job."""
-        if job is None:
-            return []
-        if job.state not in ENDED:
-            return self._state(job.state, _newest_attempt(job), job.queue_position)
-        text = [] if job.completion is None else self._stored_text(job.completion, _newest_attempt(job))
-        return [*text, *self._state(job.state, _newest_attempt(job)), frame("end", job.model_dump_json())]
+    @property
+    def _ended(self) -> bool:
+        return self._said is not None and self._said[0] in ENDED
+
+    def _ending(self, job: JobObject) -> list[bytes]:
+        """What is left of the stored text, and the whole job."""
+        attempt = _newest_attempt(job)
+        text = [] if job.completion is None else self._stored_text(job.completion, attempt)
+        return [*text, *self._state(job.state, attempt), frame("end", job.model_dump_json())]
 
     def _stored_text(self, completion: str, attempt: int) -> list[bytes]:
-        """The stored text after the reader's position; all of it, if the reader has read another attempt's."""
-        other = self._position.attempt not in (None, attempt)
-        pieces = [self._reset(attempt)] if other or self._position.seq > len(completion) else []
+        """The stored text after the reader's position; all of it, if it does not continue what the reader has."""
+        pieces = [] if self._continues(completion, attempt) else [self._reset(attempt)]
         return pieces + self._text(completion[self._position.seq :], len(completion), attempt)
 
+    def _continues(self, completion: str, attempt: int) -> bool:
+        """What this stream told is compared. Of what the reader had before, the attempt is all that is known."""
+        known = self._start.seq == 0 or self._start.attempt == attempt
+        told = "".join(self._told)
+        return known and self._position.seq <= len(completion) and completion.startswith(told, self._start.seq)
+
     def _text(self, text: str, seq: int, attempt: int | None) -> list[bytes]:
-        start = seq - len(text)
-        if start > self._position.seq:
+        begins_at = seq - len(text)
+        if begins_at > self._position.seq:
             raise QueueUnavailable("a piece of the text is missing")
-        fresh = text[self._position.seq - start :]
+        fresh = text[self._position.seq - begins_at :]
         if not fresh:
             return []
+        self._told.append(fresh)
         self._position = Position(seq, attempt or self._position.attempt)
         return [frame("text", {"seq": seq, "text": fresh}, id=self._position)]
 
     def _reset(self, attempt: int) -> bytes:
-        self._position = Position(0, attempt)
+        self._position = self._start = Position(0, attempt)
+        self._told.clear()
         return frame("reset", {"attempt": attempt}, id=self._position)
 
     def _state(self, state: str, attempt: int, queue_position: int | None = None) -> list[bytes]:
@@ -214,13 +232,20 @@ def _newest_attempt(job: JobObject) -> int:
 
 @contextlib.asynccontextmanager
 async def _running(work: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
-    """`work` as a task that ends with the block."""
+    """`work` as a task that ends with the block, or soon after."""
     task = asyncio.create_task(work)
     try:
         yield
     finally:
+        _end(task)
+
+
+def _end(task: asyncio.Task[object]) -> None:
+    """Cancel a task until it has ended. Once may not be enough: a cancel that meets the end of an inner `wait_for` is
+    lost (CPython up to 3.11). Nothing is awaited: who ends the task may be about to be cancelled again itself."""
+    if not task.done():
         task.cancel()
-        await asyncio.wait([task])
+        asyncio.get_running_loop().call_later(CANCEL_SECONDS, _end, task)
 
 
 async def _next(inbox: _Inbox, timeout_seconds: float) -> Event:

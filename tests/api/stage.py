@@ -3,85 +3,56 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
 from fastapi.testclient import TestClient
-from redis import Redis, RedisError
+from redis import Redis
 
 from api.server import Server
+from api.services import Services
 from jobs.events import EventWriter
 from jobs.records import AttemptRef, GenerationRecord, Succeeded
 from jobs.settings import Settings
 from jobs.states import FinishReason
 from jobs.store import Store
+from tests.support.services import wait_until
 
 MODEL = "phi-3-test"
 CONTEXT_TOKENS = 256
-VOCABULARY_FILE = Path(__file__).resolve().parents[2] / "ops" / "demo_model" / "phi-3-vocab.gguf"
 RECIPE = {"model": "test", "build": "test"}
+NO_REDIS = "unix:///nowhere/penstock.sock?db=0"
 DEADLINE_SECONDS = 20.0
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for a condition that another thread or process makes true; fail after DEADLINE_SECONDS."""
-    end = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        if time.monotonic() > end:
-            raise AssertionError(f"did not come true: {what}")
-        time.sleep(0.005)
-
-
-class PrivateRedis:
-    """A real redis-server on a unix socket of its own."""
-
-    def __init__(self, binary: Path) -> None:
-        self.home = Path(tempfile.mkdtemp(prefix="pk-"))
-        self.binary = binary
-        socket = self.home / "r.sock"
-        self.url = f"unix://{socket}?db=0"
-        self.client = Redis.from_url(self.url)
-        self.start()
-
-    def start(self) -> None:
-        options = ["--port", "0", "--unixsocket", str(self.home / "r.sock"), "--save", "", "--dir", str(self.home)]
-        self.process = subprocess.Popen([str(self.binary), *options], stdout=subprocess.DEVNULL)
-        until(self._answers, "redis-server answers")
-
-    def _answers(self) -> bool:
-        try:
-            return bool(self.client.ping())
-        except RedisError:
-            return False
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> None:
-        self.client.close()
-        self.kill()
-        shutil.rmtree(self.home, ignore_errors=True)
-
-
 @dataclass
-class Api:
-    """An application in this process, and the parts behind it."""
+class Stage:
+    """The parts behind an application."""
 
-    client: TestClient
     settings: Settings
     store: Store
     redis: Redis
     writer: EventWriter
+
+
+class Api:
+    """An application in this process, and the parts behind it."""
+
+    def __init__(self, stage: Stage, client: TestClient) -> None:
+        self.client = client
+        self.settings = stage.settings
+        self.store = stage.store
+        self.redis = stage.redis
+        self.writer = stage.writer
+
+    @property
+    def services(self) -> Services:
+        """The application's own parts, for tests that break one."""
+        return self.client.app.state.services  # type: ignore[attr-defined, no-any-return]
 
     def submit(self, **job: Any) -> dict[str, Any]:
         reply = self.client.post("/v1/jobs", json={"prompt": "Ice"} | job)
@@ -127,14 +98,14 @@ class Frame:
 class LiveServer:
     """uvicorn in a thread, as `python -m api` runs it."""
 
-    def __init__(self, settings: Settings, store: Store, writer: EventWriter) -> None:
-        self.settings = settings
-        self.store = store
-        self.writer = writer
-        self.server = Server(settings)
+    def __init__(self, stage: Stage) -> None:
+        self.store = stage.store
+        self.redis = stage.redis
+        self.writer = stage.writer
+        self.server = Server(stage.settings)
         self._thread = threading.Thread(target=self.server.run, daemon=True)
         self._thread.start()
-        until(lambda: self.server.started or not self._thread.is_alive(), "the server listens")
+        wait_until(lambda: self.server.started or not self._thread.is_alive())
         self.client = httpx.Client(base_url=self.server.url, timeout=DEADLINE_SECONDS, trust_env=False)
 
     def submit(self, **job: Any) -> str:
@@ -150,6 +121,10 @@ class LiveServer:
             assert reply.headers["content-type"].startswith("text/event-stream")
             yield frames(reply.iter_raw())
 
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
     def begin_stop(self) -> None:
         self.server.should_exit = True
 
@@ -157,7 +132,7 @@ class LiveServer:
         self.begin_stop()
         self._thread.join(DEADLINE_SECONDS)
         self.client.close()
-        assert not self._thread.is_alive()
+        assert not self.running
 
 
 def frames(chunks: Iterator[bytes]) -> Iterator[Frame]:

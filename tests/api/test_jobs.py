@@ -12,7 +12,8 @@ from redis.client import PubSub
 from jobs.events import CANCEL_CHANNEL, DISPATCH_CHANNEL, job_channel
 from jobs.records import Failed
 from jobs.states import JobState
-from tests.api.stage import MODEL, Api, claim, run_to_end, until
+from tests.api.stage import MODEL, Api, claim, run_to_end
+from tests.support.services import wait_until
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Ice?"}]
 
@@ -20,7 +21,7 @@ CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": 
 def listen(api: Api, channel: str) -> PubSub:
     ear = api.redis.pubsub()
     ear.subscribe(channel)
-    until(lambda: ear.get_message(timeout=0.05), "subscribed")
+    wait_until(lambda: ear.get_message(timeout=0.05))
     return ear
 
 

@@ -12,21 +12,20 @@ from api.announcing import Announcer
 from api.models import local_file
 from jobs.errors import QueueUnavailable
 from jobs.store import Store
-from tests.api.stage import CONTEXT_TOKENS, MODEL, VOCABULARY_FILE, Api
-
-NOWHERE = "unix:///nowhere/penstock.sock?db=0"
+from tests.api.stage import CONTEXT_TOKENS, MODEL, NO_REDIS, Api
+from tests.support.models import DEMO_MODEL, VOCABULARY
 
 
 @pytest.fixture
 def without_redis(start_api: Callable[..., Api]) -> Api:
-    return start_api(redis_url=NOWHERE)
+    return start_api(redis_url=NO_REDIS)
 
 
 @pytest.fixture
 def without_database(api: Api, tmp_path: Path) -> Api:
     """The database goes away under a running application."""
     api.client.get("/v1/jobs")
-    api.client.app.state.services.store.engine.dispose()  # type: ignore[attr-defined]
+    api.services.store.engine.dispose()
     for file in tmp_path.glob("penstock.db*"):
         file.unlink()
     (tmp_path / "penstock.db").mkdir()
@@ -97,7 +96,7 @@ def test_a_model_that_a_worker_announces_later_is_found(
 
 
 def test_a_model_in_a_local_file_is_known_before_a_worker_announces_it(start_api: Callable[..., Api]) -> None:
-    api = start_api(announced=False, model=str(VOCABULARY_FILE), context_tokens=64)
+    api = start_api(announced=False, model=str(VOCABULARY), context_tokens=64)
     assert api.client.post("/v1/jobs", json={"prompt": "x", "max_tokens": 62}).status_code == 202
     assert api.client.post("/v1/jobs", json={"prompt": "x", "max_tokens": 63}).status_code == 400
 
@@ -115,7 +114,7 @@ def test_a_new_announcement_is_noticed(api: Api, vocabulary_bytes: bytes, monkey
 
 
 def test_the_demo_model_lies_beside_the_package() -> None:
-    assert models.DEMO_FILE.parent == VOCABULARY_FILE.parent
+    assert models.DEMO_FILE == DEMO_MODEL
     assert local_file("phi-3-mini") is None
 
 
@@ -146,7 +145,7 @@ def test_an_unforeseen_error_is_a_500_that_tells_nothing(
     def boom() -> None:
         raise RuntimeError("a-very-secret-prompt")
 
-    monkeypatch.setattr(api.client.app.state.services.store, "list_models", boom)  # type: ignore[attr-defined]
+    monkeypatch.setattr(api.services.store, "list_models", boom)
     reply = api.client.get("/v1/models")
     logged = capsys.readouterr()
     assert (reply.status_code, reply.json()["error"]["code"]) == (500, "internal_error")
