@@ -34,7 +34,7 @@ class FakeAPI(ThreadingHTTPServer):
 
     def make(self, body: dict[str, Any], batch_id: str | None = None) -> dict[str, Any]:
         job = {"id": f"job_{len(self.jobs)}", "object": "job", "state": self.end_state, "seed": body.get("seed", 7)}
-        job |= {"completion": TEXT, "usage": {"completion_tokens": 20}, "timings": {"total": 3.0, "queued": 1.0}}
+        job |= {"completion": TEXT, "usage": {"completion_tokens": 20}, "timings": {"prefill": 0.5, "decode": 1.5}}
         job |= {"batch_id": batch_id, "metadata": body.get("metadata", {}), "error": None}
         self.jobs[str(job["id"])] = job
         return job
