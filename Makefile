@@ -1,6 +1,7 @@
 # `make demo` and `make test` work on a fresh clone: each sets everything up first.
 
 PYTHON ?= python3
+UV ?= uv
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -32,7 +33,7 @@ lint: $(READY)
 
 # Needs uv. Names and versions only: no index, no path.
 lock:
-	uv pip compile pyproject.toml --universal --python-version 3.11 --extra all --extra dev \
+	$(UV) pip compile pyproject.toml --universal --python-version 3.11 --extra all --extra dev \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
 
 clean:

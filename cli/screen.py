@@ -49,9 +49,9 @@ def num_completion_tokens(job: Json) -> int | None:
 
 
 def tokens_per_second(job: Json) -> float | None:
-    """Completion tokens by the seconds from admission to the end; None unless both are known."""
+    """Completion tokens by the seconds of prefill and decode; None unless both are known."""
     tokens, timings = num_completion_tokens(job), job.get("timings") or {}
-    seconds = timings.get("total", 0.0) - timings.get("queued", 0.0)
+    seconds = timings.get("prefill", 0.0) + timings.get("decode", 0.0)
     return tokens / seconds if tokens and seconds > 0 else None
 
 

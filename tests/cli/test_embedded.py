@@ -11,12 +11,23 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+import psycopg
 import pytest
 import redis
 
-from cli.embedded import check_socket_path, find_redis_server, make_private, redis_answers, redis_command
+from cli.embedded import (
+    check_socket_path,
+    find_redis_server,
+    make_private,
+    postgres_command,
+    postgres_url_file,
+    redis_answers,
+    redis_command,
+)
 from cli.errors import StartFailed, UsageError
 from cli.home import Addresses, announce, choose_port, find_addresses, hold_home, reachable_url
+from tests.support.services import wait_until
 
 LIMIT_SECONDS = 10.0
 
@@ -140,3 +151,18 @@ def test_a_taken_port_names_its_option() -> None:
 def test_a_server_on_every_address_is_reached_on_loopback() -> None:
     assert reachable_url("0.0.0.0", 8) == "http://127.0.0.1:8"
     assert reachable_url("::1", 8) == "http://[::1]:8"
+
+
+def test_an_embedded_postgres_ends_with_its_process(short: Path) -> None:
+    folder = short / "postgres"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(postgres_command(folder), env=environment) as role:
+        wait_until(lambda: role.poll() is not None or postgres_url_file(folder).exists(), 60.0)
+        url = postgres_url_file(folder).read_text()
+        with psycopg.connect(url) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+        server = psutil.Process(int((folder / "postmaster.pid").read_text().split()[0]))
+        role.terminate()
+    assert role.returncode == 0
+    wait_until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+    assert not postgres_url_file(folder).exists()

@@ -6,9 +6,12 @@ import io
 import os
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from ops.setup import bootstrap
 from ops.setup.bootstrap import (
@@ -134,3 +137,15 @@ def test_a_build_writes_everything_to_its_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert run_build(["/bin/sh", "-c", "echo one; echo two >&2"], os.environ, log, meter) == 0
     assert sorted(log.read_text().split()) == ["one", "two"]
+
+
+def test_the_lock_holds_every_package_that_is_asked_for() -> None:
+    project = tomllib.loads((bootstrap.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [
+        *project["dependencies"],
+        *(text for extra in project["optional-dependencies"].values() for text in extra),
+    ]
+    names = {canonicalize_name(Requirement(text).name) for text in wanted} - {"penstock"}
+    lock = bootstrap.LOCK.read_text(encoding="utf-8")
+    for name in names:
+        assert locked_version(lock, name)

@@ -1,0 +1,121 @@
+"""Roles, models and the doctor: what is executed, and what is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.roles import ROOT, child_environment, read_settings
+from tests.cli.conftest import Said
+
+Penstock = Callable[..., Said]
+
+
+@pytest.fixture
+def replaced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What `exec` was called with."""
+    calls: list[Any] = []
+
+    def execve(program: str, command: list[str], environment: dict[str, str]) -> None:
+        calls.append((program, command, environment))
+        raise SystemExit(0)
+
+    monkeypatch.setattr(os, "execve", execve)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("words", "module"),
+    [
+        (["api"], ["api"]),
+        (["worker"], ["worker"]),
+        (["dispatcher"], ["jobs.dispatcher"]),
+        (["audit"], ["jobs.audit"]),
+        (["jobs", "requeue", "job_1"], ["jobs.admin", "requeue", "job_1"]),
+    ],
+)
+def test_a_role_replaces_the_command(
+    penstock: Penstock, replaced: list[Any], words: list[str], module: list[str]
+) -> None:
+    penstock(*words)
+    (program, command, _), *_ = replaced
+    assert program == sys.executable
+    assert command == [sys.executable, "-P", "-m", *module]
+
+
+def test_flower_binds_loopback_and_its_password_is_not_on_the_command_line(
+    penstock: Penstock, replaced: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENSTOCK_FLOWER_BASIC_AUTH", "me:secret")
+    penstock("flower")
+    (_, command, environment), *_ = replaced
+    assert "--address=127.0.0.1" in command
+    assert "secret" not in " ".join(command)
+    assert environment["FLOWER_BASIC_AUTH"] == "me:secret"
+
+
+def test_children_find_this_application_before_any_other(home: Path) -> None:
+    environment = child_environment(read_settings(), {"model": "demo", "home": home})
+    assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
+    assert environment["PENSTOCK_MODEL"] == "demo"
+
+
+def test_a_bad_setting_is_named(penstock: Penstock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_SLOTS", "many")
+    said = penstock("doctor")
+    assert said.status == 2
+    assert "PENSTOCK_SLOTS" in said.err
+
+
+def test_a_bad_option_of_up_is_named(penstock: Penstock) -> None:
+    said = penstock("up", "--slots", "0")
+    assert said.status == 2
+    assert "--slots" in said.err
+
+
+def test_models_are_listed_with_what_is_here(penstock: Penstock) -> None:
+    said = penstock("model", "list")
+    assert said.status == 0
+    assert said.out.splitlines()[0].startswith("demo")
+    names = [model["name"] for model in json.loads(penstock("model", "list", "--json").out)]
+    assert names[:2] == ["demo", "phi-3-mini"]
+
+
+def test_pull_says_where_the_file_is(penstock: Penstock) -> None:
+    said = penstock("model", "pull", "demo")
+    assert said.status == 0
+    assert said.out.startswith("demo  /")
+
+
+def test_pull_of_what_does_not_exist_fails(penstock: Penstock) -> None:
+    assert penstock("model", "pull", "/no/such/file.gguf").status == 1
+
+
+def test_the_doctor_finds_this_machine_fit(penstock: Penstock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_MODEL", "demo")
+    monkeypatch.setenv("PENSTOCK_PORT", "0")
+    monkeypatch.setenv("PENSTOCK_FLOWER_PORT", "0")
+    said = penstock("doctor", "--json")
+    findings = {finding["name"]: finding for finding in json.loads(said.out)}
+    assert said.status == 0, said.err
+    assert findings["llama.cpp"]["level"] == "ok"
+    assert findings["model"]["text"].startswith("demo")
+
+
+def test_the_doctor_names_what_is_missing_and_what_to_do(penstock: Penstock, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("PENSTOCK_PORT", str(taken.getsockname()[1]))
+        monkeypatch.setenv("PENSTOCK_MODEL", "no-such-model")
+        monkeypatch.setenv("PENSTOCK_REDIS_URL", "redis://127.0.0.1:9/0")
+        monkeypatch.setenv("PENSTOCK_DATABASE_URL", "postgresql://127.0.0.1:9/x")
+        said = penstock("doctor")
+    assert said.status == 1
+    assert "model, Redis, database, API" in said.err
+    assert "penstock up --port 0" in said.out
