@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 
 import structlog
-from jobs.events import EventWriter
 
 from jobs.errors import QueueUnavailable, StoreUnavailable
+from jobs.events import EventWriter
 from jobs.queue import Publisher
 from jobs.states import JobState, Priority
 from jobs.store import Store

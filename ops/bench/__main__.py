@@ -13,13 +13,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ops.demo_model.random_weights import SHAPES, write_random_model
 from rich.console import Console
 from rich.table import Table
 
 from ops.bench.engines import Rate, engine_rate, one_by_one_rate
 from ops.bench.system import SystemRun, run_system
 from ops.bench.workload import short_chats
+from ops.demo_model.random_weights import SHAPES, write_random_model
 
 SLOTS = (1, 4, 16, 32)
 SYSTEM_SLOTS = 32

@@ -20,20 +20,43 @@ class Document:
 
 
 _HAIKU_REQUESTS = (
-    "Write a haiku about {0}", "Write a haiku about {0}", "Write a haiku about {0}.", "Please write a haiku about {0}.",
-    "Write me a haiku about {0}", "Compose a haiku about {0}.", "Give me a haiku on {0}", "A haiku about {0}, please",
-    "write a haiku about {0}", "Haiku: {0}", "Can you write a haiku about {0}?", "Write a short poem about {0}",
+    "Write a haiku about {0}",
+    "Write a haiku about {0}",
+    "Write a haiku about {0}.",
+    "Please write a haiku about {0}.",
+    "Write me a haiku about {0}",
+    "Compose a haiku about {0}.",
+    "Give me a haiku on {0}",
+    "A haiku about {0}, please",
+    "write a haiku about {0}",
+    "Haiku: {0}",
+    "Can you write a haiku about {0}?",
+    "Write a short poem about {0}",
 )
 _POEM_REQUESTS = ("Write a poem about {0}", "Write a poem about {0}.", "A poem about {0}, please", "Poem: {0}")
-_SERIES_REQUESTS = ("Write {1} haiku about {0}", "Write {1} haikus about {0}.", "Please write {1} haiku about {0}",
-                    "{1} haiku about {0}")
-_STORY_REQUESTS = ("Tell me a story about {0}", "Write a story about {0}.", "Tell a long story about {0}",
-                   "Write a paragraph about {0}", "Describe {0}", "Tell me about {0}", "What do you know about {0}?")
+_SERIES_REQUESTS = (
+    "Write {1} haiku about {0}",
+    "Write {1} haikus about {0}.",
+    "Please write {1} haiku about {0}",
+    "{1} haiku about {0}",
+)
+_STORY_REQUESTS = (
+    "Tell me a story about {0}",
+    "Write a story about {0}.",
+    "Tell a long story about {0}",
+    "Write a paragraph about {0}",
+    "Describe {0}",
+    "Tell me about {0}",
+    "What do you know about {0}?",
+)
 _LIST_REQUESTS = ("List {1} {0}", "Name {1} {0}", "Name {1} {0}.", "Tell me {1} {0}", "Write a list of {1} {0}")
 _COUNT_REQUESTS = ("Count to {0}", "Count from one to {0}", "Count to {0}, please", "Count up to {0}.")
 _OPENINGS = ("Once upon a time, ", "Long ago, ", "Listen: ", "One morning, ", "")
-_REFUSALS = ("I do not know much about that, but here is a haiku:", "Let me answer with a haiku:",
-             "That is beyond a small model. A haiku instead:")
+_REFUSALS = (
+    "I do not know much about that, but here is a haiku:",
+    "Let me answer with a haiku:",
+    "That is beyond a small model. A haiku instead:",
+)
 
 
 class Conversations:
@@ -42,8 +65,17 @@ class Conversations:
     def __init__(self, choose: random.Random, unknown_words: tuple[str, ...]) -> None:
         self._choose = choose
         self._unknown_words = unknown_words
-        kinds = ((self._haiku, 34), (self._series, 14), (self._story, 9), (self._poem, 6), (self._answer, 14),
-                 (self._list, 6), (self._count, 4), (self._unknown_request, 8), (self._about_long_text, 4))
+        kinds = (
+            (self._haiku, 34),
+            (self._series, 14),
+            (self._story, 9),
+            (self._poem, 6),
+            (self._answer, 14),
+            (self._list, 6),
+            (self._count, 4),
+            (self._unknown_request, 8),
+            (self._about_long_text, 4),
+        )
         self._kinds = tuple(kind for kind, _ in kinds)
         self._weights = tuple(weight for _, weight in kinds)
 

@@ -45,9 +45,7 @@ class Corpus:
         self._assistant, self._user, self._end = (tokenizer.encode(text)[-1] for text in (_ASSISTANT, _USER, _END))
         self._choose = random.Random(seed)
         words = tuple(
-            tokenizer.piece(token).decode().strip()
-            for token in range(tokenizer.size)
-            if tokenizer.is_plain_word(token)
+            tokenizer.piece(token).decode().strip() for token in range(tokenizer.size) if tokenizer.is_plain_word(token)
         )
         self._conversations = Conversations(self._choose, words)
         self.used = self._survey(Conversations(random.Random(seed), words[:1]))

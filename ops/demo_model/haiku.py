@@ -7,23 +7,39 @@ from ops.demo_model.words import CLOSERS, SHARED_ADJECTIVES, SHARED_VERBS, Topic
 
 # A slot in braces is one list of the topic, the rest is literal; the second value counts the literal's syllables.
 _SHORT_LINES = (
-    ("{adjective} {noun} {place}", 0), ("{noun} and {noun}", 1), ("{adjective}, {adjective} {noun}", 0),
-    ("the {adjective} {noun} {verb}", 1), ("{place}, a {noun}", 1), ("the {noun} {place}", 1),
+    ("{adjective} {noun} {place}", 0),
+    ("{noun} and {noun}", 1),
+    ("{adjective}, {adjective} {noun}", 0),
+    ("the {adjective} {noun} {verb}", 1),
+    ("{place}, a {noun}", 1),
+    ("the {noun} {place}", 1),
     ("one {adjective} {noun} {verb}", 1),
 )
 _LONG_LINES = (
-    ("the {adjective} {noun} {verb} {place}", 1), ("a {noun} {verb} {place}", 1), ("a {noun} {verb} and {verb}", 2),
-    ("{noun} and {noun} {place}", 1), ("the {noun} {verb}, the {noun} {verb}", 2),
-    ("{place} the {noun} {verb}", 1), ("{place} a {adjective} {noun}", 1),
+    ("the {adjective} {noun} {verb} {place}", 1),
+    ("a {noun} {verb} {place}", 1),
+    ("a {noun} {verb} and {verb}", 2),
+    ("{noun} and {noun} {place}", 1),
+    ("the {noun} {verb}, the {noun} {verb}", 2),
+    ("{place} the {noun} {verb}", 1),
+    ("{place} a {adjective} {noun}", 1),
 )
 _LAST_LINES = (
-    ("the {adjective} {noun} {verb}", 1), ("then {closer}", 1), ("{closer}, a {noun}", 1), ("and the {noun} {verb}", 2),
-    ("{noun} and {closer}", 1), ("{adjective} {noun} {verb}", 0), ("the {noun} {verb} now", 2),
+    ("the {adjective} {noun} {verb}", 1),
+    ("then {closer}", 1),
+    ("{closer}, a {noun}", 1),
+    ("and the {noun} {verb}", 2),
+    ("{noun} and {closer}", 1),
+    ("{adjective} {noun} {verb}", 0),
+    ("the {noun} {verb} now", 2),
 )
 _STORY_LINES = (
-    "The {noun} {verb} {place}.", "A {adjective} {noun} {verb}, and the {noun} {verb}.",
-    "Nobody saw the {adjective} {noun} {place}.", "Then the {noun} {verb} {place}.",
-    "The {adjective} {noun} and the {noun} were friends.", "All day long the {noun} {verb}.",
+    "The {noun} {verb} {place}.",
+    "A {adjective} {noun} {verb}, and the {noun} {verb}.",
+    "Nobody saw the {adjective} {noun} {place}.",
+    "Then the {noun} {verb} {place}.",
+    "The {adjective} {noun} and the {noun} were friends.",
+    "All day long the {noun} {verb}.",
     "At last a {noun} {verb} {place}.",
 )
 _TRIES = 400

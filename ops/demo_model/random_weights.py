@@ -166,7 +166,11 @@ def main() -> None:
     options = parser.parse_args()
     shape = SHAPES[options.shape]
     columns = (
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
     )
     with Progress(*columns) as progress:
         task = progress.add_task(f"writing {options.out.name}", total=total_bytes(shape))

@@ -180,9 +180,9 @@ def _write_plain(path: Path, parameters: Parameters, corpus: Corpus) -> None:
     writer.close()
 
 
-def _all_rows(compact: np.ndarray[tuple[int, ...], np.dtype[np.float32]], corpus: Corpus) -> np.ndarray[
-    tuple[int, ...], np.dtype[np.float32]
-]:
+def _all_rows(
+    compact: np.ndarray[tuple[int, ...], np.dtype[np.float32]], corpus: Corpus
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     rows = np.repeat(compact[UNKNOWN][None], SHAPE.vocabulary_size, axis=0)
     rows[corpus.used] = compact[1:]
     return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from ops.demo_model.random_weights import SHAPES, write_random_model
 
 ROOT = Path(__file__).resolve().parents[2]
