@@ -6,8 +6,8 @@ import sys
 
 from pydantic import ValidationError
 
-from api import logs
 from api.server import Server, UnsafeBinding, check_binding
+from jobs.logs import configure_logs
 from jobs.settings import Settings
 
 EXIT_SETTINGS = 2
@@ -22,7 +22,7 @@ def main() -> int:
         return _complain(str(error))
     except ValidationError as error:
         return _complain("\n".join(_wrong_settings(error)))
-    logs.configure(settings.log_level)
+    configure_logs(settings.log_level)
     server = Server(settings)
     server.run()
     return 0 if server.started else EXIT_STARTUP

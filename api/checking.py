@@ -63,6 +63,8 @@ def new_job(request: JobRequest, model: ServedModel, priority: Priority, *, unde
     _check_input(request, under)
     _check_logit_bias(request, model.vocabulary, under)
     _check_response_format(request, model.vocabulary, under)
+    if request.exact and model.exact is False:
+        raise _refusal("no row class is exact on the workers' machines", under, "exact", code="exact_unavailable")
     num_prompt_tokens = _checked_prompt_tokens(request, model, under)
     return NewJob(
         model=model.name,

@@ -26,11 +26,13 @@ DEMO_FILE = Path(__file__).resolve().parent.parent / "ops" / "demo_model" / "phi
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """`context_tokens`: prompt and completion together, of one job."""
+    """`context_tokens`: prompt and completion together, of one job. `exact`: a worker has proven a row class on
+    its machine; None while no worker has said."""
 
     name: str
     context_tokens: int
     vocabulary: Vocabulary
+    exact: bool | None = None
 
 
 class Catalog:
@@ -47,7 +49,7 @@ class Catalog:
     @property
     def name(self) -> str:
         """Name of the one model that is served."""
-        return self._settings.model
+        return self._settings.model_name
 
     def served(self) -> ServedModel:
         """The served model. Raises ModelUnknown, StoreUnavailable."""
@@ -62,10 +64,15 @@ class Catalog:
             row = self._store.model(self.name)
         except ModelUnknown:
             return self._local()
-        return ServedModel(self.name, row.context_tokens, _announced_vocabulary(row.vocabulary))
+        return ServedModel(
+            self.name,
+            row.context_tokens,
+            _announced_vocabulary(row.vocabulary),
+            exact=any(row.details["exact"].values()) if "exact" in row.details else None,
+        )
 
     def _local(self) -> ServedModel:
-        path = local_file(self.name)
+        path = local_file(self._settings.model)
         if path is None:
             raise ModelUnknown(self.name)
         vocabulary = _vocabulary_in(path, path.stat().st_mtime_ns)
@@ -80,9 +87,8 @@ class Catalog:
 
 @lru_cache(maxsize=2)
 def _announced_vocabulary(data: bytes) -> Vocabulary:
-    """`data`: what `extract_vocabulary` wrote. It is compressed already, and the store compresses it again."""
-    inner = zlib.decompress(data)
-    return Vocabulary.from_bytes(data if inner.startswith(b"GGUF") else inner)
+    """`data`: a GGUF file without tensors, as the store keeps it: compressed."""
+    return Vocabulary.from_bytes(zlib.decompress(data))
 
 
 @lru_cache(maxsize=2)

@@ -94,6 +94,12 @@ class Settings(BaseSettings):
         return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
 
     @cached_property
+    def model_name(self) -> str:
+        """What callers call the model: a path is known by its file's name, and shows nothing else of this machine."""
+        is_path = self.model not in ("demo", "phi-3-mini") and not self.model.startswith("hf:")
+        return Path(self.model).name if is_path else self.model
+
+    @cached_property
     def resolved_database_url(self) -> str:
         """SQLAlchemy URL of the database, embedded default filled in."""
         return self.database_url or f"sqlite:///{self.home.absolute() / 'penstock.db'}"

@@ -8,7 +8,6 @@ versions 2 and 3).
 from __future__ import annotations
 
 import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -73,11 +72,11 @@ def read_header(path: Path) -> Header:
 
 
 def without_tensors(path: Path) -> bytes:
-    """All metadata and no tensors, as a zlib-compressed GGUF file: what `Vocabulary.from_bytes` reads."""
+    """All metadata and no tensors, as a GGUF file of its own: what `Vocabulary.from_bytes` reads."""
     with path.open("rb") as file:
         head = bytearray(file.read(read_header(path).num_bytes))
     head[8:16] = bytes(8)  # the count of tensors, after magic and version
-    return zlib.compress(bytes(head), level=6)
+    return bytes(head)
 
 
 def _unpack(file: BinaryIO, layout: str) -> tuple[Any, ...]:

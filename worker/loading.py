@@ -14,6 +14,7 @@ from worker.engine.model import Model, ModelLoadError, ModelOptions, num_threads
 from worker.gguf_header import Header, read_header
 from worker.memory import TooLittleMemory, available_bytes, need_of, plan_context
 from worker.progress import loading
+from worker.proof import Proofs, proven
 from worker.sources import ModelSource, ModelUnavailable, resolve
 
 MAX_SAMPLING_THREADS = 4
@@ -21,11 +22,13 @@ MAX_SAMPLING_THREADS = 4
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model ready to run. `recipe`: all that decides a text but prompt, seed and row class."""
+    """A model ready to run. `recipe`: all that decides a text but prompt, seed and row class. `proofs`: which row
+    classes are exact here."""
 
     source: ModelSource
     model: Model
     recipe: Mapping[str, Any]
+    proofs: Proofs
 
 
 def options_of(settings: Settings) -> ModelOptions:
@@ -58,7 +61,8 @@ def load(settings: Settings) -> Loaded:
             model = Model.load(source.path, options, report)
     except ModelLoadError as error:
         raise ModelUnavailable(error.code, f"{source.name} cannot be loaded: {error}.") from error
-    return Loaded(source, model, {**model.recipe, "model_sha256": source.sha256})
+    recipe = {**model.recipe, "model_sha256": source.sha256}
+    return Loaded(source, model, recipe, proven(model, recipe, settings.home))
 
 
 def fit(header: Header, file_bytes: int, options: ModelOptions, available: int | None = None) -> ModelOptions:

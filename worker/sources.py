@@ -18,7 +18,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from jobs.settings import Settings
@@ -61,7 +61,8 @@ class ModelSource:
 
 def resolve(settings: Settings) -> ModelSource:
     """Find the file of `settings.model`, downloading it where needed. Raises ModelUnavailable."""
-    return resolve_name(settings.model, settings.model_revision, settings.home)
+    source = resolve_name(settings.model, settings.model_revision, settings.home)
+    return replace(source, name=settings.model_name)
 
 
 def resolve_name(name: str, revision: str | None, home: Path) -> ModelSource:

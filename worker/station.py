@@ -128,6 +128,7 @@ class Station:
             engine=self._engine,
             vocabulary=loaded.model.vocabulary,
             recipe=loaded.recipe,
+            proofs=loaded.proofs,
             leases=self._leases,
             results=self._results,
             broadcaster=self._broadcaster,
@@ -180,6 +181,7 @@ class Station:
             "waiting": stats.waiting,
             "tokens_per_second": round(stats.tokens_per_second, 1),
             "row_classes": self._row_classes(),
+            "exact": dict(loaded.proofs),
             "batch_lines_held": self._gate.num_held,
             "draining": self.draining,
             **stats.details,
@@ -201,7 +203,12 @@ class Station:
             loaded.model.context_tokens,
             without_tensors(loaded.source.path),
             dict(loaded.recipe),
-            {"repo": loaded.source.repo, "revision": loaded.source.revision, "row_classes": self._row_classes()},
+            {
+                "repo": loaded.source.repo,
+                "revision": loaded.source.revision,
+                "row_classes": self._row_classes(),
+                "exact": dict(loaded.proofs),
+            },
         )
         self._announced = True
 

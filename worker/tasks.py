@@ -32,6 +32,7 @@ from worker.broadcast import Broadcaster, storable
 from worker.engine.engine import EngineStopped
 from worker.engine.generation import Completion, Generation, Prompt, Request, Sampling, TokenLogprob
 from worker.leases import Lease, LeaseKeeper
+from worker.proof import ExactUnavailable, Proofs, class_for
 from worker.results import ResultWriter
 
 logger = logging.getLogger("penstock.tasks")
@@ -84,6 +85,7 @@ class Desk:
     """Without the row class, which each completion brings."""
     leases: LeaseKeeper
     results: ResultWriter
+    proofs: Proofs
     broadcaster: Broadcaster
     events: TellsState
     on_engine_failure: Callable[[], None] = field(default=lambda: None)
@@ -118,7 +120,7 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
     if job.model != desk.model:
         return Failed("model_mismatch", "The job went to a worker that holds another model.", retryable=True)
     try:
-        request = build_request(job, desk.vocabulary)
+        request = build_request(job, desk.vocabulary, desk.proofs)
         desk.broadcaster.open(request.id, job.ref)
         try:
             generation = desk.engine.submit(request)
@@ -126,6 +128,8 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
             completion = generation.wait()
         finally:
             desk.broadcaster.close(request.id)
+    except ExactUnavailable as error:
+        return Failed("exact_unavailable", str(error), retryable=False)
     except EngineStopped:
         return Interrupted()
     except ValueError as error:
@@ -165,7 +169,7 @@ def _store(ref: AttemptRef, outcome: Outcome, desk: Desk) -> JobState:
         return desk.results.finish(ref, refused)
 
 
-def build_request(job: ClaimedJob, vocabulary: Encodes) -> Request:
+def build_request(job: ClaimedJob, vocabulary: Encodes, proofs: Proofs) -> Request:
     """The engine's request for a job. Raises ValueError, with the field's name, for what it cannot run."""
     knobs = Parameters.model_validate({**job.parameters, "seed": job.seed})
     prompt = (
@@ -180,6 +184,7 @@ def build_request(job: ClaimedJob, vocabulary: Encodes) -> Request:
         stop=knobs.stop,
         num_logprobs=knobs.logprobs,
         deadline=None if left is None else time.monotonic() + left,
+        row_class=class_for(knobs.exact, proofs),
         interactive=job.priority == Priority.INTERACTIVE,
     )
 
@@ -212,14 +217,14 @@ _OUTCOMES: dict[str, Callable[[GenerationRecord, Completion], Outcome]] = {
 def outcome_of(completion: Completion, request: Request, job: ClaimedJob, recipe: Mapping[str, Any]) -> Outcome:
     """What a completion means for its job."""
     reason = completion.finish_reason
-    queued = job.seconds_queued + completion.timings.get("queued", 0.0)
+    waited = {name: job.seconds_queued + completion.timings[name] for name in ("queued", "first_token", "total")}
     record = GenerationRecord(
         completion=storable(completion.text),
         finish_reason=FinishReason(reason) if reason in ("stop", "length") else None,
         prompt_token_ids=request.prompt.token_ids,
         completion_token_ids=completion.token_ids,
         recipe={**recipe, "row_class": completion.row_class},
-        timings={**completion.timings, "queued": queued},
+        timings={**completion.timings, **waited},
         logprobs=None if completion.logprobs is None else [_logprob(entry) for entry in completion.logprobs],
     )
     return _OUTCOMES[reason](record, completion)

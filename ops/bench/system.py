@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -21,6 +20,7 @@ import psutil
 from ops.bench.engines import Rate
 from ops.bench.workload import CONTEXT_TOKENS, END_TOKENS, REPEAT_PENALTY, Work
 from worker.engine.model import ModelOptions
+from worker.gguf_header import read_header
 
 READY_SECONDS = 180.0
 POLL_SECONDS = 0.1
@@ -119,14 +119,9 @@ def _worker_peak_bytes(process: subprocess.Popen[bytes]) -> int:
 
 
 def _kv_bytes(path: Path, slots: int) -> int:
-    from gguf import GGUFReader
-
-    fields: Any = GGUFReader(path).fields
-    layers = int(fields["phi3.block_count"].contents())
-    width = int(fields["phi3.embedding_length"].contents())
     options = ModelOptions(slots=slots)
     num_slots = options.tile_slots + options.lone_slots
-    return 2 * 2 * layers * width * CONTEXT_TOKENS * num_slots  # K and V, f16, no grouped heads
+    return (read_header(path).kv_bytes_per_token() or 0) * CONTEXT_TOKENS * num_slots
 
 
 def _free_port() -> int:

@@ -26,12 +26,12 @@ from tests.support.services import (  # noqa: F401
     sqlite_template,
     sqlite_url,
 )
-from worker.engine.vocabulary import extract_vocabulary
+from worker.gguf_header import without_tensors
 
 
 @pytest.fixture(scope="session")
 def vocabulary_bytes() -> bytes:
-    return extract_vocabulary(VOCABULARY)
+    return without_tensors(VOCABULARY)
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ class StandInEngine:
 
     def end(self, generation: Generation, text: str, reason: FinishReason, error: str | None = None) -> None:
         num_prompt = len(generation.request.prompt.token_ids)
-        timings = {"queued": 0.5, "total": 1.0}
+        timings = {"queued": 0.5, "first_token": 0.7, "total": 1.0}
         generation.end(Completion(text, tuple(range(3)), reason, num_prompt, "lone", timings, error=error))
 
     def _grow(self, generation: Generation, text: str, piece: str) -> None:

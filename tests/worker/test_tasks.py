@@ -18,6 +18,7 @@ from worker import tasks
 from worker.broadcast import Broadcaster, TextEvent
 from worker.engine.generation import TokenLogprob
 from worker.leases import LeaseKeeper
+from worker.proof import Proofs
 from worker.results import ResultWriter
 from worker.tasks import Desk, build_request, outcome_of, run_job
 
@@ -28,6 +29,8 @@ STATES = {
     Interrupted: JobState.QUEUED,
     Failed: JobState.FAILED,
 }
+
+PROVEN: Proofs = {"tile": True, "lone": True}
 
 
 class World:
@@ -110,6 +113,7 @@ def room() -> Iterator[Room]:
             engine=engine,
             vocabulary=StandInVocabulary(),
             recipe={"build": "x"},
+            proofs=PROVEN,
             leases=leases,
             results=results,
             broadcaster=broadcaster,
@@ -271,7 +275,7 @@ def test_every_parameter_reaches_the_engine() -> None:
         "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object", "title": "x"}}},
     }
     job = replace(claimed("a"), parameters=parameters, seed=11, seconds_to_deadline=5.0, priority=Priority.BATCH)
-    request = build_request(job, StandInVocabulary())
+    request = build_request(job, StandInVocabulary(), PROVEN)
     sampling = request.sampling
     assert (sampling.seed, sampling.temperature, sampling.top_p, sampling.top_k) == (11, 0.5, 0.9, 40)
     assert (sampling.min_p, sampling.repeat_penalty, sampling.repeat_last_n) == (0.1, 1.3, 32)
@@ -282,7 +286,7 @@ def test_every_parameter_reaches_the_engine() -> None:
 
 
 def test_logprobs_are_stored_with_exact_bytes(room: Room) -> None:
-    request = build_request(claimed("a"), StandInVocabulary())
+    request = build_request(claimed("a"), StandInVocabulary(), PROVEN)
     live = room.engine.submit(request)
     room.engine.end(live, "é", "expired")
     completion = live.wait(0)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Protocol
 
-from worker.engine.generation import Completion, EngineStats, Generation, Request, RowClass, TextDelta
+from worker.engine.generation import Completion, EngineStats, Generation, Request, TextDelta
 from worker.engine.model import ModelOptions, Row, Sampler, TileRow
 from worker.engine.sequence import Sequence
 from worker.engine.slots import Slots
@@ -169,12 +169,13 @@ class Engine:
                 if row_class is None:
                     queue.appendleft((generation, submitted))
                     break
-                self._seat(generation, row_class, submitted)
-
-    def _seat(self, generation: Generation, row_class: RowClass, submitted: float) -> None:
-        request = generation.request
-        sampler = self._model.sampler(request.sampling, request.prompt.token_ids)
-        self._slots.seat(Sequence(generation, self._slots.take(row_class), row_class, sampler, submitted))
+                try:
+                    sampler = self._model.sampler(generation.request.sampling, generation.request.prompt.token_ids)
+                except ValueError as error:
+                    self._end_unstarted(generation, submitted, str(error))
+                    continue
+                slot = self._slots.take(row_class)
+                self._slots.seat(Sequence(generation, slot, row_class, sampler, submitted))
 
     def _end_cut(self) -> None:
         for sequence in self._slots:

@@ -187,7 +187,10 @@ class Model:
         return int(llama_cpp.llama_memory_seq_pos_max(self._memory, slot)) + 1
 
     def sampler(self, sampling: Sampling, prompt: Iterable[int]) -> Sampler:
-        """A sampler for one sequence; the tail of `prompt` counts towards the repeat penalty."""
+        """A sampler for one sequence; the tail of `prompt` counts towards the repeat penalty.
+
+        Raises ValueError for a grammar that llama.cpp cannot parse.
+        """
         return Sampler(self.vocabulary, llama_cpp.llama_model_get_vocab(self._model), self._ids, sampling, prompt)
 
     def _decode(self) -> None:
@@ -236,6 +239,8 @@ class Sampler:
             if sampling.grammar
             else None
         )
+        if sampling.grammar and not self._grammar:
+            raise ValueError("llama.cpp cannot parse the grammar")
 
     def sample(self, row: Row) -> int:
         """Choose the next token from its logits, and remember it."""

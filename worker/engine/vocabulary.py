@@ -13,7 +13,6 @@ import json
 import re
 import secrets
 import tempfile
-import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -40,18 +39,6 @@ def _keep_quiet(level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
     """llama.cpp talks on stderr by default; what matters of it is raised as an error by its caller."""
 
 
-def extract_vocabulary(path: Path) -> bytes:
-    """All metadata of a GGUF file and none of its tensors, as a (zlib-compressed) GGUF file of its own."""
-    from gguf import GGUFReader
-
-    reader = GGUFReader(path)
-    end = max(field.offset + sum(part.nbytes for part in field.parts) for field in reader.fields.values())
-    with path.open("rb") as file:
-        header = bytearray(file.read(end))
-    header[8:16] = (0).to_bytes(8, "little")  # the count of tensors, after magic and version
-    return zlib.compress(bytes(header), level=6)
-
-
 class Vocabulary:
     """Tokens of one model. Safe to use from several threads (llama.cpp's tokenizer is)."""
 
@@ -60,7 +47,7 @@ class Vocabulary:
         self._vocab = llama_cpp.llama_model_get_vocab(model)
         self._bos: int = llama_cpp.llama_vocab_bos(self._vocab)
         self.size: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
-        self.context_tokens: int = llama_cpp.llama_model_n_ctx_train(model)
+        self.context_tokens = int(self._metadata(f"{self._metadata('general.architecture')}.context_length") or 0)
         self.template = self._metadata("tokenizer.chat_template") or ""
         self.template_sha256 = hashlib.sha256(self.template.encode()).hexdigest()
         self._pieces = [self._read_piece(token) for token in range(self.size)]
@@ -79,10 +66,10 @@ class Vocabulary:
         return cls(model)
 
     @classmethod
-    def from_bytes(cls, compressed: bytes) -> Vocabulary:
-        """Read what `extract_vocabulary` wrote."""
+    def from_bytes(cls, gguf: bytes) -> Vocabulary:
+        """Read a GGUF file that was kept as bytes; its tensors may have been left out."""
         with tempfile.NamedTemporaryFile(suffix=".gguf") as file:
-            file.write(zlib.decompress(compressed))
+            file.write(gguf)
             file.flush()
             return cls.from_gguf(Path(file.name))
 

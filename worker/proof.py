@@ -1,0 +1,54 @@
+"""Which row classes are exact on this machine: proven once for a recipe, remembered in the home folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from jobs.records import recipe_id
+from worker.engine.generation import RowClass
+from worker.engine.model import Model
+from worker.engine.probe import prove
+
+logger = logging.getLogger("penstock.proof")
+
+Proofs = Mapping[RowClass, bool]
+
+
+class ExactUnavailable(ValueError):
+    """An exact job was asked for, and no row class is proven here."""
+
+
+def proven(model: Model, recipe: Mapping[str, object], home: Path, probe: Callable[[Model], Proofs] = prove) -> Proofs:
+    """The proofs for this recipe and these slots, from the note of an earlier start or by probing now."""
+    shape = {"tile_slots": model.tile_slots, "num_slots": model.num_slots}
+    note = home / "proofs" / f"{recipe_id({**recipe, **shape})}.json"
+    try:
+        known: Proofs = json.loads(note.read_text())
+    except (OSError, ValueError):
+        known = probe(model)
+        _remember(note, known)
+    for row_class, holds in known.items():
+        if not holds:
+            logger.warning("The row class %r is not exact on this machine: its texts may not replay.", row_class)
+    return known
+
+
+def class_for(exact: bool | None, proofs: Proofs) -> RowClass | None:
+    """The row class an exact job must have; None where the engine may choose. Raises ExactUnavailable."""
+    if not exact or all(proofs.values()):
+        return None
+    for row_class, holds in proofs.items():
+        if holds:
+            return row_class
+    raise ExactUnavailable("exact: no row class is exact on this worker's machine")
+
+
+def _remember(note: Path, proofs: Proofs) -> None:
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(proofs))
+    except OSError as error:
+        logger.warning("The proof of the row classes cannot be kept (%s); the next start proves it again.", error)
