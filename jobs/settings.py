@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     flash_attention: bool = True
     gpu_layers: int = Field(default=0, description="Layers on the GPU; -1 means all of them.")
     reserve_slots: Annotated[int, Field(ge=0)] = Field(
-        default=1, description="Slots that batch lines leave free for interactive jobs."
+        default=2, description="Lanes beside the slots, for interactive jobs: each is decoded by itself, at full speed."
     )
 
     # Leases, retries, draining

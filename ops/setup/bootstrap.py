@@ -93,6 +93,8 @@ def engine_wheel(venv_python: Path) -> Path:
     """The wheel of llama-cpp-python for this machine: the one kept from an earlier build, or a new one."""
     version = locked_version(LOCK.read_text(encoding="utf-8"), ENGINE)
     cmake_args = without_multimodal(os.environ.get("CMAKE_ARGS", ""))
+    if compiler_knows_amx():
+        cmake_args = without_amx(cmake_args)
     folder = wheel_folder(build_key(platform.machine(), cpu_description(), cmake_args))
     kept = sorted(folder.glob(f"{ENGINE.replace('-', '_')}-{version}-*.whl"))
     if kept:
@@ -114,6 +116,29 @@ def locked_version(lock: str, name: str) -> str:
 def without_multimodal(cmake_args: str) -> str:
     """CMAKE_ARGS as given, and the multimodal part left out unless the caller has decided about it."""
     return cmake_args if "LLAVA_BUILD" in cmake_args else f"{cmake_args} -DLLAVA_BUILD=OFF".strip()
+
+
+def without_amx(cmake_args: str) -> str:
+    """CMAKE_ARGS as given, and AMX left out unless the caller has set compiler flags (ops/decisions/0004)."""
+    flags = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+    for name in ("CMAKE_C_FLAGS", "CMAKE_CXX_FLAGS"):
+        if name not in cmake_args:
+            cmake_args = f"{cmake_args} -D{name}='{flags}'".strip()
+    return cmake_args
+
+
+def compiler_knows_amx() -> bool:
+    """Whether the C compiler would build AMX at all: one for x86 from the last years."""
+    compiler = os.environ.get("CC", "").split()[:1] or [name for name in ("cc", "gcc", "clang") if shutil.which(name)]
+    if platform.machine() not in ("x86_64", "AMD64") or not compiler:
+        return False
+    command = [compiler[0], "-mno-amx-tile", "-E", "-x", "c", os.devnull]
+    try:
+        return (
+            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0
+        )
+    except OSError:
+        return False
 
 
 def build_key(machine: str, cpu: str, cmake_args: str) -> str:

@@ -26,6 +26,7 @@ from ops.setup.bootstrap import (
     run_build,
     version_of,
     wheel_folder,
+    without_amx,
     without_multimodal,
 )
 
@@ -75,6 +76,13 @@ def test_the_multimodal_part_is_left_out_unless_somebody_wants_it() -> None:
     assert without_multimodal("") == "-DLLAVA_BUILD=OFF"
     assert without_multimodal("-DGGML_CUDA=on") == "-DGGML_CUDA=on -DLLAVA_BUILD=OFF"
     assert without_multimodal("-DLLAVA_BUILD=ON") == "-DLLAVA_BUILD=ON"
+
+
+def test_amx_is_left_out_unless_somebody_sets_compiler_flags() -> None:
+    flags = "'-mno-amx-tile -mno-amx-int8 -mno-amx-bf16'"
+    assert without_amx("") == f"-DCMAKE_C_FLAGS={flags} -DCMAKE_CXX_FLAGS={flags}"
+    own = "-DCMAKE_C_FLAGS=-O2 -DCMAKE_CXX_FLAGS=-O2"
+    assert without_amx(own) == own
 
 
 def test_a_build_is_kept_by_processor_and_arguments() -> None:
