@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.stage import CONTEXT_TOKENS, Api
+from tests.api.stage import CONTEXT_TOKENS, MODEL, Api
 
 PROMPT = {"prompt": "Ice"}
 
@@ -284,3 +284,9 @@ def test_no_refusal_repeats_what_was_sent(refused: Api) -> None:
     secret = "a-very-secret-prompt"
     for body in ({"prompt": [secret]}, {"messages": secret}, {"prompt": secret, "seed": secret}, {"stop": {secret: 1}}):
         assert secret not in refused.client.post("/v1/jobs", json=body).text
+
+
+def test_an_exact_job_is_refused_where_no_worker_can_keep_it(refused: Api, vocabulary_bytes: bytes) -> None:
+    details = {"exact": {"tile": False, "lone": False}}
+    refused.store.announce_model(MODEL, "0" * 64, CONTEXT_TOKENS, vocabulary_bytes, details=details)
+    assert_refused(refused, PROMPT | {"exact": True}, "exact", "exact_unavailable")
