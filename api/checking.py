@@ -75,6 +75,7 @@ def new_job(request: JobRequest, model: ServedModel, priority: Priority, *, unde
         messages=_plain(request),
         priority=request.priority or priority,
         deadline_seconds=request.deadline_seconds,
+        max_attempts=request.max_attempts,
         metadata=dict(request.metadata),
     )
 

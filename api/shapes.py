@@ -43,6 +43,7 @@ def job_object(
         timings=generation.timings if generation else None,
         recipe=generation.recipe_id if generation else None,
         attempts=None if attempts is None else [_attempt_object(attempt) for attempt in attempts],
+        max_attempts=job.max_attempts,
         queue_position=queue_position,
         created_at=job.created_at,
         started_at=job.started_at,
@@ -68,6 +69,7 @@ def accepted_row(job_id: str, job: NewJob, batch_id: str | None, now: datetime) 
         parameters=dict(job.parameters),
         seed=job.seed,
         job_metadata=dict(job.metadata),
+        max_attempts=job.max_attempts,
         batch_id=batch_id,
         created_at=now,
     )

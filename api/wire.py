@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from jobs.parameters import MAX_METADATA_PAIRS, Number, Parameters
 from jobs.states import AttemptOutcome, FinishReason, JobState, Priority
 
+MAX_ATTEMPTS = 100
 MAX_DEADLINE_SECONDS = 30 * 24 * 3600
 MAX_METADATA_KEY = 64
 MAX_METADATA_VALUE = 512
@@ -62,6 +63,9 @@ class JobRequest(Parameters):
     )
     deadline_seconds: Annotated[Number, Field(gt=0, le=MAX_DEADLINE_SECONDS)] | None = Field(
         default=None, description="Past it the job ends `expired`, with the text it has."
+    )
+    max_attempts: Annotated[StrictInt, Field(ge=1, le=MAX_ATTEMPTS)] | None = Field(
+        default=None, description="Tries before the job ends `failed`. None: the server's setting."
     )
     metadata: Metadata = Field(default_factory=dict)
 
@@ -121,6 +125,7 @@ class JobObject(BaseModel):
     timings: dict[str, float] | None = Field(description="Seconds: queued, prefill, first_token, decode, total.")
     recipe: str | None = Field(description="Id of all else that decides the text.")
     attempts: list[AttemptObject] | None
+    max_attempts: int | None
     queue_position: int | None = Field(description="0 is next. Null unless queued.")
     created_at: datetime
     started_at: datetime | None

@@ -29,7 +29,7 @@ OPENAI_COMPLETIONS_MAX_TOKENS = 16
 ROLES = ("system", "user", "assistant")
 MAX_METADATA_KEY = 64
 MAX_METADATA_VALUE = 512
-JOB_FIELDS = frozenset({"prompt", "messages", "model", "priority", "deadline_seconds", "metadata"})
+JOB_FIELDS = frozenset({"prompt", "messages", "model", "priority", "deadline_seconds", "max_attempts", "metadata"})
 # OpenAI fields that change nothing here at these values, and cannot be served at others.
 INERT: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),

@@ -64,6 +64,7 @@ def submit(
     ] = None,
     priority: Annotated[Priority | None, typer.Option(help="Its queue.", rich_help_panel=Sending)] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds, then expired.", rich_help_panel=Sending)] = None,
+    max_attempts: Annotated[int | None, typer.Option(help="Tries before it fails.", rich_help_panel=Sending)] = None,
     metadata: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Kept with it.", rich_help_panel=Sending)
     ] = None,
@@ -87,6 +88,7 @@ def submit(
         "exact": exact,
         "priority": priority and priority.value,
         "deadline_seconds": deadline,
+        "max_attempts": max_attempts,
     }
     text = sys.stdin.read() if prompt == "-" else prompt
     body = job_body(text, raw=raw, system=system, knobs=knobs, json_schema=json_schema, metadata=metadata or [])

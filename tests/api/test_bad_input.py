@@ -84,6 +84,8 @@ def assert_raw_refused(api: Api, raw: bytes, param: str | None, code: str) -> No
         ({"response_format": {"type": "json_schema", "json_schema": {"type": 7}}}, "response_format.json_schema"),
         ({"priority": "urgent"}, "priority"),
         ({"deadline_seconds": 0}, "deadline_seconds"),
+        ({"max_attempts": 0}, "max_attempts"),
+        ({"max_attempts": 101}, "max_attempts"),
         ({"deadline_seconds": 30 * 24 * 3600 + 1}, "deadline_seconds"),
         ({"metadata": {"": "x"}}, "metadata."),
         ({"metadata": {"k": 7}}, "metadata.k"),

@@ -90,6 +90,11 @@ def test_one_stop_string_may_stand_alone(api: Api) -> None:
     assert api.submit(stop="x")["parameters"]["stop"] == ["x"]
 
 
+def test_a_job_brings_its_own_number_of_tries(api: Api) -> None:
+    assert api.submit(max_attempts=7)["max_attempts"] == 7
+    assert api.submit()["max_attempts"] == api.settings.max_attempts
+
+
 def test_a_deadline_is_kept_on_the_databases_clock(api: Api) -> None:
     row = api.store.get(api.submit(deadline_seconds=60)["id"])
     assert row.deadline_at is not None
