@@ -113,7 +113,7 @@ class Site:
         parameters = {"max_tokens": 8, **changes.pop("parameters", {})}
         values: dict[str, Any] = {"seed": 7, "num_prompt_tokens": 4, "prompt": SECRET, **changes}
         priority = Priority.BATCH if batch else Priority.INTERACTIVE
-        job = NewJob(model=self.settings.model, parameters=parameters, priority=priority, **values)
+        job = NewJob(model=self.settings.model_name, parameters=parameters, priority=priority, **values)
         ids = self.store.submit([job] * num_jobs, new_batch=batch).ids
         self.publish(ids, priority)
         return list(ids)

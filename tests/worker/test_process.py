@@ -79,13 +79,13 @@ def test_a_worker_that_starts_before_its_database_waits_for_it(make_site: MakeSi
         assert "announced when it is there" in worker.said()
     (job_id,) = site.submit()
     site.wait_for(JobState.SUCCEEDED, job_id)
-    wait_until(lambda: [model.name for model in site.store.list_models()] == [site.settings.model])
+    wait_until(lambda: [model.name for model in site.store.list_models()] == [site.settings.model_name])
 
 
 def test_the_model_is_announced_with_a_vocabulary_that_counts_tokens(site: Site) -> None:
     from worker.engine.vocabulary import Vocabulary
 
-    model = site.store.model(site.settings.model)
+    model = site.store.model(site.settings.model_name)
     assert model.context_tokens == 8192
     assert Vocabulary.from_bytes(model.vocabulary_gguf).encode_text("ice hockey").token_ids
 
@@ -172,7 +172,7 @@ def test_flower_sees_the_model_and_the_load_and_no_prompt(site: Site) -> None:
     (job_id,) = site.submit(parameters={"max_tokens": LONG})
     site.wait_for_text(job_id)
     (stats,) = site.inspect().stats().values()
-    assert (stats["model"], stats["slots"], stats["busy_slots"]) == (site.settings.model, 3, 1)
+    assert (stats["model"], stats["slots"], stats["busy_slots"]) == (site.settings.model_name, 3, 1)
     assert {"backend", "waiting", "tokens_per_second", "recipe", "row_classes"} <= set(stats)
     (active,) = site.inspect().active().values()
     assert active[0]["args"] == [job_id]
