@@ -4,6 +4,10 @@ One round: hold the office (two may run; one leads) → sweep → notice an empt
 no HTTP, holds no state that matters, and may be killed at any point: the next round, or the other one, goes on.
 Whoever publishes first and then notes it can only double a message, never lose a job.
 
+A prompt that kills its worker costs the jobs beside it an attempt as well. The sweep cannot tell them apart and
+publishes all of them again; the last attempt of each runs alone (`Store.runs_alone`, `worker.company`), so only the
+culprit's attempts are ever spent by it. See `ops/decisions/0003-the-last-attempt-is-alone.md`.
+
 `python -m jobs.dispatcher` runs the role until SIGTERM.
 """
 

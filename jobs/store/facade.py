@@ -96,14 +96,22 @@ class Store:
 
     # Working on them
 
-    def claim(self, job_id: str, worker: str) -> ClaimedJob | None:
+    def claim(self, job_id: str, worker: str, *, in_company: bool = False) -> ClaimedJob | None:
         """Take a queued job and make its next attempt; None when there is nothing to take (a duplicate message, a
-        backoff that is not over, an end). A job whose deadline is over is ended as expired: None as well."""
+        backoff that is not over, an end). A job whose deadline is over is ended as expired: None as well.
+
+        `in_company`: other jobs run in the same process, so a job for which `runs_alone` is not taken.
+        """
         with self._writing(durable=False) as scope:
-            claimed = leases.claim(scope, job_id, worker)
+            claimed = leases.claim(scope, job_id, worker, in_company=in_company)
             if claimed is None and leases.deadline_passed(scope, job_id):
                 ending.end_queued(scope, [job_id], JobState.EXPIRED)
             return claimed
+
+    def runs_alone(self, job_id: str) -> bool:
+        """Whether a queued job has failed before and has one attempt left: nobody may share its worker then."""
+        with self._reading() as scope:
+            return leases.runs_alone(scope, job_id)
 
     def renew(self, refs: Collection[AttemptRef], worker: str) -> Renewal:  # noqa: ARG002
         """Extend the leases of all these attempts; say which are lost and which somebody wants cancelled."""
