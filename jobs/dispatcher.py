@@ -45,6 +45,9 @@ log = structlog.get_logger("penstock.dispatcher")
 OFFICE = "dispatcher"
 MAX_WAIT_SECONDS = 1.0
 """Rounds come no further apart than this while something is down: recovery is noticed within it."""
+RETURN_SECONDS = 3.0
+"""After an outage of the database no lease is swept for so long. Nobody could renew one or store a result meanwhile:
+workers try again every two seconds at least, and what they have finished must not be thrown away for it."""
 
 
 class Publishes(Protocol):
@@ -85,6 +88,8 @@ class Dispatcher:
         self._monotonic = monotonic
         self._leads = False
         self._asked_at = float("-inf")
+        self._store_away = False
+        self._spare_leases_until = float("-inf")
 
     def step(self) -> Round:
         """Run one round.
@@ -93,9 +98,17 @@ class Dispatcher:
             StoreUnavailable: the database is out of reach; nothing was done or lost.
             QueueUnavailable: Redis is. The sweep was done all the same.
         """
-        if not self._hold_office():
+        try:
+            return self._round()
+        except StoreUnavailable:
+            self._store_away = True
+            raise
+
+    def _round(self) -> Round:
+        leads, spare_leases = self._hold_office(), self._just_back()
+        if not leads:
             return Round(leads=False)
-        swept = self._store.sweep()
+        swept = self._store.sweep(spare_leases=spare_leases)
         self._announce(swept)
         try:
             refilled = self._refill_if_emptied()
@@ -117,6 +130,16 @@ class Dispatcher:
             log.info("office_taken" if leads else "office_lost", holder=self._holder)
         self._leads, self._asked_at = leads, now
         return leads
+
+    def _just_back(self) -> bool:
+        """Whether the database has only just come back."""
+        now = self._monotonic()
+        if self._store_away:
+            self._store.ping()
+            self._store_away = False
+            self._spare_leases_until = now + RETURN_SECONDS
+            log.info("leases_spared", seconds=RETURN_SECONDS, next="workers store what they have finished")
+        return now < self._spare_leases_until
 
     def resign(self) -> None:
         """Leave the office to the other one at once."""

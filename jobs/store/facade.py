@@ -177,9 +177,12 @@ class Store:
 
     # Repair and dispatch
 
-    def sweep(self) -> SweepReport:
-        """Free the jobs of silent workers, end what can no longer start in time, finish cancelled batches."""
-        moved = self._free_leases()
+    def sweep(self, *, spare_leases: bool = False) -> SweepReport:
+        """Free the jobs of silent workers, end what can no longer start in time, finish cancelled batches.
+
+        `spare_leases` leaves the first of these out: nobody could renew lately.
+        """
+        moved: dict[str, JobState] = {} if spare_leases else self._free_leases()
         for job_id in self._expire_deadlines():
             moved[job_id] = JobState.EXPIRED
         with self._reading() as scope:

@@ -12,7 +12,6 @@ from jobs.states import JobState, Priority
 from jobs.store.scope import AnyRow, Scope
 from jobs.tables import Attempt, Job
 
-
 LAST_ATTEMPT = sa.and_(Job.num_failures > 0, Job.num_failures + 1 >= Job.max_attempts)
 """The attempt that decides. It runs alone in its worker, so that it answers for itself only: a prompt that kills
 workers would otherwise spend the attempts of those beside it."""

@@ -17,7 +17,8 @@ from typing import Any
 
 import httpx
 
-from jobs.states import ENDED, JobState
+from jobs.records import NewJob
+from jobs.states import ENDED, JobState, Priority
 from tests.api.stage import Frame, frames
 from tests.ops.running import free_port
 from tests.support.services import wait_until
@@ -116,6 +117,12 @@ class System(Site):
         reply = self.http.post("/v1/jobs", json={"prompt": prompt, "max_tokens": 8, "seed": 7, **job})
         assert reply.status_code == 202, reply.text
         return str(reply.json()["id"])
+
+    def lines(self, num_jobs: int, **parameters: Any) -> list[NewJob]:
+        """Jobs for `store.submit`, which tells nobody: the state that an API leaves that dies after the commit."""
+        model, knobs = self.settings.model_name, {"max_tokens": 8, **parameters}
+        line = NewJob(model=model, parameters=knobs, prompt="ice", seed=7, num_prompt_tokens=2, priority=Priority.BATCH)
+        return [line] * num_jobs
 
     def polled(self, job_id: str) -> str:
         """The job's state, as a client that polls sees it."""
