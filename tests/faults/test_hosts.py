@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +37,8 @@ def network() -> Iterator[Network]:
 class Cluster:
     system: System
     front: Host
+    queue: Host
+    store: Host
     hosts: list[Host]
     workers: list[Role]
 
@@ -43,25 +47,27 @@ class Cluster:
         return next(index for index, role in enumerate(self.workers) if worker.endswith(f"-{role.process.pid}"))
 
     def post(self, **job: object) -> str:
-        """Submit from the API's own host."""
+        """Submit one job; its id."""
+        status, reply = self.ask(**job)
+        assert status == 202, reply
+        return str(reply["id"])
+
+    def ask(self, **job: object) -> tuple[int, dict[str, Any]]:
+        """Submit from the API's own host; the status and the reply."""
         body = json.dumps({"prompt": "Write a haiku", "seed": 7, **job})
         url = f"http://{self.front.address}:{self.system.settings.port}/v1/jobs"
-        said = subprocess.run(
-            [*self.front.prefix, "python3", "-c", _POST, url, KEY, body],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
-        assert said.returncode == 0, said.stderr
-        return str(json.loads(said.stdout)["id"])
+        command = [*self.front.prefix, sys.executable, "-c", _POST, url, KEY, body]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        status, reply = json.loads(said.stdout)
+        return status, reply
 
 
 _POST = """
-import sys, urllib.request
+import json, sys, httpx
 url, key, body = sys.argv[1:]
 headers = {"Authorization": "Bearer " + key, "Content-Type": "application/json"}
-print(urllib.request.urlopen(urllib.request.Request(url, body.encode(), headers), timeout=10).read().decode())
+reply = httpx.post(url, content=body, headers=headers, timeout=50, trust_env=False)
+print(json.dumps([reply.status_code, reply.json()]))
 """
 
 
@@ -81,7 +87,7 @@ def cluster(network: Network, tmp_path: Path, endless_model: Path) -> Iterator[C
         for role in roles:
             role.wait_until_it_says(" ready.")
         api.wait_until_it_says("listening")
-        yield Cluster(system, front, list(workers), roles)
+        yield Cluster(system, front, queue, store, list(workers), roles)
     finally:
         if system is not None:
             system.close()
@@ -112,3 +118,19 @@ def test_a_worker_that_is_cut_off_loses_its_jobs_to_the_other_and_goes_on_when_i
     assert {system.state(job_id) for job_id in jobs + lines} == {JobState.SUCCEEDED}
     assert [system.outcomes(job_id)[-1] for job_id in moved] == ["succeeded"] * len(moved)
     assert system.store.audit() == []
+
+
+def test_the_host_of_redis_or_of_the_database_is_cut_off_and_every_wait_has_an_end(cluster: Cluster) -> None:
+    cluster.queue.cut()
+    waiting = [cluster.post(max_tokens=8) for _ in range(2)]
+    cluster.queue.mend()
+    cluster.system.wait_for_ends(waiting, 60)
+
+    cluster.store.cut()
+    status, reply = cluster.ask(max_tokens=8)
+    assert (status, reply["error"]["code"]) == (503, "store_unavailable")
+    cluster.store.mend()
+    wait_until(lambda: cluster.ask(max_tokens=8)[0] == 202, 30)
+    cluster.system.wait_for_ends([job.id for job in cluster.system.store.list_jobs()[0]], 60)
+    assert all(role.alive for role in cluster.system.roles)
+    assert cluster.system.store.audit() == []
