@@ -213,7 +213,7 @@ def test_it_outlives_a_restart_of_redis(store: Store, own_redis_server: RedisSer
         own_redis_server.stop()
         submit_one(store)
         own_redis_server.start()
-        wait_until(lambda: client.llen("interactive") == 2)
+        wait_until(lambda: client.llen("interactive") >= 2)  # one may be doubled: its answer was lost
         stop.set()
         thread.join(timeout=10)
 
