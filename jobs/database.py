@@ -20,7 +20,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -182,7 +182,8 @@ def _outage(error: DBAPIError) -> str | None:
         return "no tables yet" if missing else name if name.startswith(_SQLITE_OUTAGES) else None
     state = getattr(original, "sqlstate", None)
     if state is None:
-        gone = error.connection_invalidated or type(original).__name__ in {"OperationalError", "InterfaceError"}
+        # By kind, not by name: a host that is cut off gives psycopg's `ConnectionTimeout`, which is one of them.
+        gone = error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
         return "cannot connect" if gone else None
     return f"SQLSTATE {state}" if state.startswith(_POSTGRES_OUTAGES) else None
 

@@ -4,6 +4,10 @@ One round: hold the office (two may run; one leads) → sweep → notice an empt
 no HTTP, holds no state that matters, and may be killed at any point: the next round, or the other one, goes on.
 Whoever publishes first and then notes it can only double a message, never lose a job.
 
+A prompt that kills its worker costs the jobs beside it an attempt as well. The sweep cannot tell them apart and
+publishes all of them again; the last attempt of each runs alone (`Store.runs_alone`, `worker.company`), so only the
+culprit's attempts are ever spent by it. See `ops/decisions/0006-the-last-attempt-is-alone.md`.
+
 `python -m jobs.dispatcher` runs the role until SIGTERM.
 """
 
@@ -41,6 +45,9 @@ log = structlog.get_logger("penstock.dispatcher")
 OFFICE = "dispatcher"
 MAX_WAIT_SECONDS = 1.0
 """Rounds come no further apart than this while something is down: recovery is noticed within it."""
+RETURN_SECONDS = 3.0
+"""After an outage of the database no lease is swept for so long. Nobody could renew one or store a result meanwhile:
+workers try again every two seconds at least, and what they have finished must not be thrown away for it."""
 
 
 class Publishes(Protocol):
@@ -81,6 +88,8 @@ class Dispatcher:
         self._monotonic = monotonic
         self._leads = False
         self._asked_at = float("-inf")
+        self._store_away = False
+        self._spare_leases_until = float("-inf")
 
     def step(self) -> Round:
         """Run one round.
@@ -89,9 +98,17 @@ class Dispatcher:
             StoreUnavailable: the database is out of reach; nothing was done or lost.
             QueueUnavailable: Redis is. The sweep was done all the same.
         """
-        if not self._hold_office():
+        try:
+            return self._round()
+        except StoreUnavailable:
+            self._store_away = True
+            raise
+
+    def _round(self) -> Round:
+        leads, spare_leases = self._hold_office(), self._just_back()
+        if not leads:
             return Round(leads=False)
-        swept = self._store.sweep()
+        swept = self._store.sweep(spare_leases=spare_leases)
         self._announce(swept)
         try:
             refilled = self._refill_if_emptied()
@@ -113,6 +130,16 @@ class Dispatcher:
             log.info("office_taken" if leads else "office_lost", holder=self._holder)
         self._leads, self._asked_at = leads, now
         return leads
+
+    def _just_back(self) -> bool:
+        """Whether the database has only just come back."""
+        now = self._monotonic()
+        if self._store_away:
+            self._store.ping()
+            self._store_away = False
+            self._spare_leases_until = now + RETURN_SECONDS
+            log.info("leases_spared", seconds=RETURN_SECONDS, next="workers store what they have finished")
+        return now < self._spare_leases_until
 
     def resign(self) -> None:
         """Leave the office to the other one at once."""

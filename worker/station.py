@@ -28,6 +28,7 @@ from jobs.states import Priority
 from jobs.store import Store
 from worker.broadcast import Broadcaster
 from worker.cancels import CancelListener
+from worker.company import Company
 from worker.drain import Drain
 from worker.engine.engine import Engine
 from worker.gate import Gate
@@ -111,9 +112,10 @@ class Station:
             open_redis(settings.resolved_redis_url), CANCEL_CHANNEL, self._leases.cancel, self._leases.renew_soon
         )
         self._gate = Gate(self._controller, QUEUES, Priority.BATCH.value, batch_limit(settings))
+        self._company = Company()
         self._drain = Drain(
             settings.drain_seconds,
-            close_gate=self._gate.close,
+            close_gate=self._close_gate,
             stop_engine=self._engine.stop,
             interrupt=self._leases.interrupt_all,
             wait_idle=self._leases.wait_idle,
@@ -133,6 +135,7 @@ class Station:
             results=self._results,
             broadcaster=self._broadcaster,
             events=events,
+            company=self._company,
             on_engine_failure=self._engine_failed,
         )
 
@@ -258,6 +261,10 @@ class Station:
         if not self.draining:
             logger.critical("The engine has failed; the worker ends, to be started again.")
         self._drain.hurry(exit_status=1)
+
+    def _close_gate(self) -> None:
+        self._gate.close()
+        self._company.close()
 
     def _let_celery_stop(self, exit_status: int) -> None:
         celery_state.should_stop = exit_status

@@ -29,6 +29,7 @@ from jobs.records import (
 )
 from jobs.states import ENDED, FinishReason, JobState, Priority
 from worker.broadcast import Broadcaster, storable
+from worker.company import Closed, Company
 from worker.engine.engine import EngineStopped
 from worker.engine.generation import Completion, Generation, Prompt, Request, Sampling, TokenLogprob
 from worker.leases import Lease, LeaseKeeper
@@ -43,9 +44,10 @@ dispatcher publishes it again."""
 
 
 class Claims(Protocol):
-    """The part of the store that claims."""
+    """The part of the store that claims. `in_company`: not a job on its last attempt, which runs alone."""
 
-    def claim(self, job_id: str, worker: str) -> ClaimedJob | None: ...
+    def claim(self, job_id: str, worker: str, *, in_company: bool = False) -> ClaimedJob | None: ...
+    def runs_alone(self, job_id: str) -> bool: ...
 
 
 class Submits(Protocol):
@@ -88,26 +90,47 @@ class Desk:
     proofs: Proofs
     broadcaster: Broadcaster
     events: TellsState
+    company: Company = field(default_factory=Company)
     on_engine_failure: Callable[[], None] = field(default=lambda: None)
 
 
 def run_job(job_id: str, desk: Desk) -> str:
     """Run one attempt of a job, if there is one to run. Returns a word on how it went, for Flower."""
     with desk.leases.watch(job_id) as lease:
-        job = _claim(lease, desk)
-        if job is None:
-            return "not taken"
-        desk.events.state(job_id, JobState.RUNNING, job.ref.number)
-        outcome = _attempt(job, lease, desk)
-        return "lease lost" if lease.lost else _finish(job.ref, outcome, desk)
+        try:
+            with desk.company.together():
+                job = _claim(lease, desk, in_company=True)
+                if job is not None:
+                    return _run(job, lease, desk)
+            if _runs_alone(job_id, desk):
+                with desk.company.alone():
+                    job = _claim(lease, desk, in_company=False)
+                    if job is not None:
+                        return _run(job, lease, desk)
+        except Closed:
+            logger.debug("%s is left to another worker: this one drains.", job_id)
+        return "not taken"
 
 
-def _claim(lease: Lease, desk: Desk) -> ClaimedJob | None:
+def _run(job: ClaimedJob, lease: Lease, desk: Desk) -> str:
+    desk.events.state(lease.job_id, JobState.RUNNING, job.ref.number)
+    outcome = _attempt(job, lease, desk)
+    return "lease lost" if lease.lost else _finish(job.ref, outcome, desk)
+
+
+def _runs_alone(job_id: str, desk: Desk) -> bool:
+    try:
+        return desk.store.runs_alone(job_id)
+    except StoreUnavailable:
+        return False  # the dispatcher publishes it again
+
+
+def _claim(lease: Lease, desk: Desk, *, in_company: bool) -> ClaimedJob | None:
     try:
         for attempt in stamina.retry_context(on=StoreUnavailable, attempts=None, timeout=CLAIM_TRY_SECONDS, wait_max=1):
             with attempt:
                 asked_at = time.monotonic()
-                job = desk.store.claim(lease.job_id, desk.worker)
+                job = desk.store.claim(lease.job_id, desk.worker, in_company=in_company)
     except StoreUnavailable:
         logger.warning("%s cannot be claimed, the database is away; it will be published again.", lease.job_id)
         return None

@@ -96,14 +96,22 @@ class Store:
 
     # Working on them
 
-    def claim(self, job_id: str, worker: str) -> ClaimedJob | None:
+    def claim(self, job_id: str, worker: str, *, in_company: bool = False) -> ClaimedJob | None:
         """Take a queued job and make its next attempt; None when there is nothing to take (a duplicate message, a
-        backoff that is not over, an end). A job whose deadline is over is ended as expired: None as well."""
+        backoff that is not over, an end). A job whose deadline is over is ended as expired: None as well.
+
+        `in_company`: other jobs run in the same process, so a job for which `runs_alone` is not taken.
+        """
         with self._writing(durable=False) as scope:
-            claimed = leases.claim(scope, job_id, worker)
+            claimed = leases.claim(scope, job_id, worker, in_company=in_company)
             if claimed is None and leases.deadline_passed(scope, job_id):
                 ending.end_queued(scope, [job_id], JobState.EXPIRED)
             return claimed
+
+    def runs_alone(self, job_id: str) -> bool:
+        """Whether a queued job has failed before and has one attempt left: nobody may share its worker then."""
+        with self._reading() as scope:
+            return leases.runs_alone(scope, job_id)
 
     def renew(self, refs: Collection[AttemptRef], worker: str) -> Renewal:  # noqa: ARG002
         """Extend the leases of all these attempts; say which are lost and which somebody wants cancelled."""
@@ -169,9 +177,12 @@ class Store:
 
     # Repair and dispatch
 
-    def sweep(self) -> SweepReport:
-        """Free the jobs of silent workers, end what can no longer start in time, finish cancelled batches."""
-        moved = self._free_leases()
+    def sweep(self, *, spare_leases: bool = False) -> SweepReport:
+        """Free the jobs of silent workers, end what can no longer start in time, finish cancelled batches.
+
+        `spare_leases` leaves the first of these out: nobody could renew lately.
+        """
+        moved: dict[str, JobState] = {} if spare_leases else self._free_leases()
         for job_id in self._expire_deadlines():
             moved[job_id] = JobState.EXPIRED
         with self._reading() as scope:

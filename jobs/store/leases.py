@@ -12,8 +12,12 @@ from jobs.states import JobState, Priority
 from jobs.store.scope import AnyRow, Scope
 from jobs.tables import Attempt, Job
 
+LAST_ATTEMPT = sa.and_(Job.num_failures > 0, Job.num_failures + 1 >= Job.max_attempts)
+"""The attempt that decides. It runs alone in its worker, so that it answers for itself only: a prompt that kills
+workers would otherwise spend the attempts of those beside it."""
 
-def claim(scope: Scope, job_id: str, worker: str) -> ClaimedJob | None:
+
+def claim(scope: Scope, job_id: str, worker: str, *, in_company: bool) -> ClaimedJob | None:
     """One guarded UPDATE decides: whoever's changes a row has the job, and its attempt's number fences the rest."""
     lease = timedelta(seconds=scope.settings.lease_seconds)
     row = scope.connection.execute(
@@ -24,6 +28,7 @@ def claim(scope: Scope, job_id: str, worker: str) -> ClaimedJob | None:
             Job.available_at <= scope.now,
             Job.cancel_requested_at.is_(None),
             sa.or_(Job.deadline_at.is_(None), Job.deadline_at > scope.now),
+            sa.not_(LAST_ATTEMPT) if in_company else sa.true(),
         )
         .values(
             state=JobState.RUNNING,
@@ -57,6 +62,12 @@ def _claimed(scope: Scope, row: AnyRow) -> ClaimedJob:
         created_at=row.created_at,
         seconds_queued=max(0.0, (scope.now - row.available_at).total_seconds()),
     )
+
+
+def runs_alone(scope: Scope, job_id: str) -> bool:
+    """Whether a queued job is on its last attempt."""
+    query = sa.select(Job.id).where(Job.id == job_id, Job.state == JobState.QUEUED, LAST_ATTEMPT)
+    return scope.connection.scalar(query) is not None
 
 
 def deadline_passed(scope: Scope, job_id: str) -> bool:

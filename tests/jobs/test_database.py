@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,13 @@ def test_a_database_that_is_not_there_is_an_outage(tmp_path: Path) -> None:
         with pytest.raises(StoreUnavailable) as outage:
             store.submit([make_job("a secret prompt")])
         assert "secret" not in str(outage.value)
+
+
+def test_a_database_whose_host_gives_no_answer_is_an_outage() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/none?connect_timeout=2"
+        with pytest.raises(StoreUnavailable):
+            Store(open_engine(url), settings=make_settings()).ping()
 
 
 def test_only_two_databases_are_known() -> None:

@@ -189,3 +189,20 @@ def test_the_database_clock_is_used_when_none_is_given(database_url: str) -> Non
     created_at = store.get(submit_one(store)).created_at
     assert abs((datetime.now(UTC) - created_at).total_seconds()) < 5
     engine.dispose()
+
+
+def test_the_last_attempt_is_not_given_to_a_worker_that_runs_others(store: Store, clock: Clock) -> None:
+    job_id = submit_one(store, max_attempts=2)
+    assert not store.runs_alone(job_id)
+    assert store.claim(job_id, "worker", in_company=True) is not None
+    clock.move(31)
+    assert store.sweep().requeued == [job_id]
+    assert store.claim(job_id, "worker", in_company=True) is None
+    assert store.runs_alone(job_id)
+    assert store.claim(job_id, "worker") is not None
+    assert not store.runs_alone(job_id), "it is not queued any more"
+
+
+def test_a_job_with_a_single_attempt_runs_in_company(store: Store) -> None:
+    job_id = submit_one(store, max_attempts=1)
+    assert store.claim(job_id, "worker", in_company=True) is not None

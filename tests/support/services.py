@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psycopg
@@ -36,9 +36,13 @@ def wait_until(happened: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 class RedisServer:
-    """A Redis of our own, which tests may stop, start again and pause. Its folder's path is short: sockets need it."""
+    """A Redis of our own, which tests may stop, start again and pause. Its folder's path is short: sockets need it.
 
-    def __init__(self) -> None:
+    `prefix` puts it elsewhere (`ip netns exec NAME`); `address` makes it listen there too, on a test's own network.
+    """
+
+    def __init__(self, *, prefix: Sequence[str] = (), address: str = "") -> None:
+        self._prefix, self._address = prefix, address
         self.folder = Path(tempfile.mkdtemp(prefix="penstock-", dir="/tmp"))
         self.socket = self.folder / "redis.sock"
         self.url = f"unix://{self.socket}?db=0"
@@ -47,10 +51,13 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, with what its append-only file holds, and wait until it answers."""
+        listen = (
+            ["--port", "6379", "--bind", self._address, "--protected-mode", "no"] if self._address else ["--port", "0"]
+        )
         command: list[str | Path] = [
+            *self._prefix,
             _REDIS_BINARY,
-            "--port",
-            "0",
+            *listen,
             "--unixsocket",
             self.socket,
             "--unixsocketperm",
@@ -59,6 +66,10 @@ class RedisServer:
         command += ["--dir", self.folder, "--save", "", "--appendonly", "yes", "--maxmemory-policy", "noeviction"]
         self.process = subprocess.Popen([os.fspath(part) for part in command], stdout=subprocess.DEVNULL)
         wait_until(self.answers)
+
+    @property
+    def network_url(self) -> str:
+        return f"redis://{self._address}:6379/0"
 
     def answers(self) -> bool:
         try:

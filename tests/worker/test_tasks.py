@@ -45,7 +45,10 @@ class World:
         self.lost = False
         self.refused = False
 
-    def claim(self, job_id: str, worker: str) -> ClaimedJob | None:
+    def runs_alone(self, job_id: str) -> bool:
+        return False
+
+    def claim(self, job_id: str, worker: str, *, in_company: bool = False) -> ClaimedJob | None:
         if self.away:
             raise StoreUnavailable("away")
         return self.jobs.pop(job_id, None)
