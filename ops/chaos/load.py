@@ -1,0 +1,126 @@
+"""Submits the jobs: batches in chunks and interactive singles, each with an idempotency key, until all are accepted.
+
+A submission that fails for any reason an outage can give (no connection, a reply cut off, 503) is sent again with
+the same key and body, as a careful client would. Runs on a thread of its own. Holds back while enough jobs are alive,
+so that the schedule of faults always finds work, and the workers find room.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+END_TOKENS = (2, 32000, 32001, 32007)
+"""Banned, so that a job takes as long as it says."""
+CHUNK = 20
+"""Lines of one submission."""
+INTERACTIVE_SHARE = 0.1
+MIN_TOKENS, MAX_TOKENS = 40, 240
+RETRY_SECONDS = 0.2
+ROOM_SECONDS = 0.05
+SUBJECTS = ("ice hockey", "the sea", "a lamp", "rain", "an old road", "the moon", "winter", "a river stone")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One submission."""
+
+    key: str
+    body: dict[str, Any]
+    num_jobs: int
+
+
+def orders(num_jobs: int, dice: random.Random) -> Sequence[Order]:
+    """All submissions of a run, drawn from its seed."""
+    made: list[Order] = []
+    left = num_jobs
+    while left:
+        number = len(made)
+        key = f"chaos-{number}"
+        if dice.random() < INTERACTIVE_SHARE * CHUNK / 2 or left < CHUNK:
+            made.append(Order(key, _job(dice), 1))
+            left -= 1
+        else:
+            made.append(Order(key, {"jobs": [_job(dice) for _ in range(CHUNK)]}, CHUNK))
+            left -= CHUNK
+    return made
+
+
+def _job(dice: random.Random) -> dict[str, Any]:
+    return {
+        "messages": [{"role": "user", "content": f"Write a haiku about {dice.choice(SUBJECTS)}"}],
+        "max_tokens": dice.randint(MIN_TOKENS, MAX_TOKENS),
+        "seed": dice.randrange(2**32 - 1),
+        "logit_bias": {str(token): -100 for token in END_TOKENS},
+    }
+
+
+class Load(threading.Thread):
+    """Sends the orders, in turn. `max_alive` and `num_ended` are set by the trial as it goes."""
+
+    def __init__(self, url: str, todo: Sequence[Order]) -> None:
+        super().__init__(name="load", daemon=True)
+        self.max_alive = 0
+        self.num_ended = 0
+        self.accepted: dict[str, list[str]] = {}
+        self.num_accepted = 0
+        self.num_retries = 0
+        self.num_replayed = 0
+        self.refused: list[str] = []
+        self._todo = todo
+        self._client = httpx.Client(base_url=url, timeout=30.0)
+        self._stopping = threading.Event()
+
+    @property
+    def done(self) -> bool:
+        """Whether everything was accepted (or refused for good)."""
+        return len(self.accepted) + len(self.refused) == len(self._todo)
+
+    @property
+    def job_ids(self) -> list[str]:
+        return [job_id for ids in self.accepted.values() for job_id in ids]
+
+    def close(self) -> None:
+        self._stopping.set()
+        if self.ident:
+            self.join(60)
+        self._client.close()
+
+    def run(self) -> None:
+        for order in self._todo:
+            while self.num_accepted - self.num_ended >= self.max_alive:
+                if self._stopping.wait(ROOM_SECONDS):
+                    return
+            while not self._send(order):
+                self.num_retries += 1
+                if self._stopping.wait(RETRY_SECONDS):
+                    return
+
+    def _send(self, order: Order) -> bool:
+        """Whether there is an answer that lasts."""
+        try:
+            reply = self._client.post("/v1/jobs", json=order.body, headers={"Idempotency-Key": order.key})
+            if reply.status_code in (429, 503):
+                return False
+            if reply.status_code != 202:
+                self.refused.append(f"{order.key}: status {reply.status_code}, {_code(reply)}")
+                return True
+            body = reply.json()
+        except (httpx.TransportError, ValueError):
+            return False
+        self.accepted[order.key] = [job["id"] for job in body.get("data", [body])]
+        self.num_accepted += order.num_jobs
+        self.num_replayed += reply.headers.get("Idempotent-Replayed") == "true"
+        return True
+
+
+def _code(reply: httpx.Response) -> str:
+    try:
+        return str(reply.json()["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return "no error body"
