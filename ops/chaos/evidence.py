@@ -49,7 +49,7 @@ class Evidence:
     def counts(self) -> dict[str, int]:
         """Jobs by state."""
         rows = self._rows(sa.select(Job.state, sa.func.count()).group_by(Job.state))
-        return {state: num for state, num in rows}
+        return {row[0]: row[1] for row in rows}
 
     def held_by(self, worker: str) -> list[Held]:
         """What a worker was running."""

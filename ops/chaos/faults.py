@@ -35,7 +35,7 @@ FULL_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """How long it took; None: not within `GIVE_UP_SECONDS`, or every job had ended. `num_hit`: the jobs that were hit."""
+    """How long it took; None: not within `GIVE_UP_SECONDS`, or every job had ended. `num_hit`: jobs."""
 
     seconds: float | None
     limit_seconds: float | None = None

@@ -82,6 +82,11 @@ class Load(threading.Thread):
         return len(self.accepted) + len(self.refused) == len(self._todo)
 
     @property
+    def num_alive(self) -> int:
+        """Accepted, and not ended when they were last counted."""
+        return self.num_accepted - self.num_ended
+
+    @property
     def job_ids(self) -> list[str]:
         return [job_id for ids in self.accepted.values() for job_id in ids]
 
@@ -93,7 +98,7 @@ class Load(threading.Thread):
 
     def run(self) -> None:
         for order in self._todo:
-            while self.num_accepted - self.num_ended >= self.max_alive:
+            while self.num_alive >= self.max_alive:
                 if self._stopping.wait(ROOM_SECONDS):
                     return
             while not self._send(order):

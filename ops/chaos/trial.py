@@ -19,12 +19,12 @@ from jobs.errors import StoreUnavailable
 from jobs.states import ENDED
 from ops.chaos.evidence import Evidence
 from ops.chaos.faults import Kind, Recovery, Scene, schedule
-from ops.chaos.load import Load, orders
+from ops.chaos.load import CHUNK, Load, orders
 from ops.chaos.system import Plan, System
 
 COUNT_SECONDS = 0.25
 LAST_ENDS_SECONDS = 300.0
-DEEP_WAIT_SECONDS = 10.0
+FILL_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +130,19 @@ class Trial:
         self._wait_for_ends()
 
     def _fill(self, *, deep: bool) -> None:
-        """How many jobs may be alive: fewer than the workers can hold, or more."""
+        """How many jobs may be alive: fewer than the workers can hold, or twice as many."""
         room = 2 * self.options.plan.slots * self.options.plan.num_workers
-        self._load.max_alive = room * 3 // 2 if deep else room * 5 // 8
+        self._load.max_alive = room * 2 if deep else room * 5 // 8
 
     def _wait_turn(self, number: int, kind: Kind) -> None:
-        """Spread the faults over the jobs: each has its share of them to strike at."""
+        """Spread the faults over the jobs: each has its share of them to strike at. Then fill or empty the queue."""
         load, share = self._load, self.options.num_jobs / (len(self._faults) + 1)
         self._fill(deep=kind.deep)
         self._system.wait(lambda: load.num_ended >= int((number + 1) * share), LAST_ENDS_SECONDS)
         if kind.deep:
-            full = load.max_alive - 20
-            self._system.wait(lambda: load.done or load.num_accepted - load.num_ended >= full, DEEP_WAIT_SECONDS)
+            self._system.wait(lambda: load.done or load.num_alive >= load.max_alive, FILL_SECONDS)
+        else:
+            self._system.wait(lambda: load.num_alive < load.max_alive + CHUNK, FILL_SECONDS)
 
     def _strike(self, kind: Kind, scene: Scene) -> None:
         at, num_ended = time.monotonic() - self._started, self._load.num_ended
