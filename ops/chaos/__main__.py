@@ -44,12 +44,15 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="penstock chaos", description=__doc__)
-    parser.add_argument("--jobs", type=_positive, default=2000, help="how many to submit [2000]")
+    parser.add_argument(
+        "--jobs", type=_positive, default=2000, help="submit at least so many; more while faults are left [2000]"
+    )
     parser.add_argument("--faults", type=_positive, default=26, help="how many to make [26]")
     parser.add_argument("--seed", type=int, default=1, help="draws the schedule, the victims and the jobs [1]")
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--slots", type=_positive, default=16, help="generations at a time, for each worker [16]")
     parser.add_argument("--lease-seconds", type=float, default=5.0, help="[5]")
+    parser.add_argument("--tokens", type=_positive, default=140, help="of a completion, on average [140]")
     parser.add_argument("--kinds", help="only these kinds, with commas: " + ", ".join(kind.name for kind in KINDS))
     parser.add_argument("--patience", type=float, default=1.0, help="stretches the limits, for a slow machine [1]")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
@@ -59,7 +62,8 @@ def _parser() -> argparse.ArgumentParser:
 def _options(typed: argparse.Namespace) -> Options:
     postgres = typed.database == "postgresql"
     plan = Plan(postgres=postgres, slots=typed.slots, lease_seconds=typed.lease_seconds)
-    return Options(typed.jobs, typed.faults, typed.seed, _kinds(typed.kinds, postgres=postgres), plan, typed.patience)
+    kinds = _kinds(typed.kinds, postgres=postgres)
+    return Options(typed.jobs, typed.faults, typed.seed, kinds, plan, typed.patience, typed.tokens)
 
 
 def _kinds(names: str | None, *, postgres: bool) -> list[Kind]:

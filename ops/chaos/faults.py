@@ -35,7 +35,7 @@ FULL_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """How long it took; None: not within `GIVE_UP_SECONDS`, or every job had ended. `num_hit`: jobs."""
+    """How long it took; None: not within `GIVE_UP_SECONDS`. `num_hit`: the jobs that were hit."""
 
     seconds: float | None
     limit_seconds: float | None = None
@@ -43,16 +43,13 @@ class Recovery:
 
 
 class Scene:
-    """What a fault works with. `nothing_left`: every job has ended, so no sign of life can come any more."""
+    """What a fault works with."""
 
-    def __init__(
-        self, system: System, evidence: Evidence, dice: random.Random, nothing_left: Callable[[], bool]
-    ) -> None:
+    def __init__(self, system: System, evidence: Evidence, dice: random.Random) -> None:
         self.system = system
         self.evidence = evidence
         self.dice = dice
         self.settings = system.settings
-        self.nothing_left = nothing_left
         self._publisher = Publisher(make_app(self.settings))
 
     def pick(self, prefix: str) -> Running:
@@ -100,16 +97,8 @@ class Scene:
 
     def until(self, over: Callable[[], bool], since: float, limit_seconds: float | None = None) -> Recovery:
         """Time it from `since` (monotonic)."""
-        happened = calmly(over)
-        took: list[float] = []
-
-        def look() -> bool:
-            if happened():
-                took.append(time.monotonic() - since)
-            return bool(took) or self.nothing_left()
-
-        self.system.wait(look, GIVE_UP_SECONDS)
-        return Recovery(took[0] if took else None, limit_seconds)
+        seen = self.system.wait(calmly(over), GIVE_UP_SECONDS)
+        return Recovery(time.monotonic() - since if seen else None, limit_seconds)
 
     def held_by(self, worker: str) -> list[Held]:
         """What a worker was running; asked until the database answers."""

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import httpx
 
 END_TOKENS = (2, 32000, 32001, 32007)
 """Banned, so that a job takes as long as it says."""
-CHUNK = 20
-"""Lines of one submission."""
+MAX_CHUNK = 20
+"""Lines of one submission, at most."""
 INTERACTIVE_SHARE = 0.1
-MIN_TOKENS, MAX_TOKENS = 40, 240
 RETRY_SECONDS = 0.2
 ROOM_SECONDS = 0.05
 SUBJECTS = ("ice hockey", "the sea", "a lamp", "rain", "an old road", "the moon", "winter", "a river stone")
@@ -35,35 +35,29 @@ class Order:
     num_jobs: int
 
 
-def orders(num_jobs: int, dice: random.Random) -> Sequence[Order]:
-    """All submissions of a run, drawn from its seed."""
-    made: list[Order] = []
-    left = num_jobs
-    while left:
-        number = len(made)
-        key = f"chaos-{number}"
-        if dice.random() < INTERACTIVE_SHARE * CHUNK / 2 or left < CHUNK:
-            made.append(Order(key, _job(dice), 1))
-            left -= 1
+def orders(dice: random.Random, *, chunk: int, mean_tokens: int) -> Iterator[Order]:
+    """The submissions of a run, drawn from its seed; as many as are asked for."""
+    for number in count(1):
+        if dice.random() < INTERACTIVE_SHARE * chunk / 2:
+            yield Order(f"chaos-{number}", _job(dice, mean_tokens), 1)
         else:
-            made.append(Order(key, {"jobs": [_job(dice) for _ in range(CHUNK)]}, CHUNK))
-            left -= CHUNK
-    return made
+            yield Order(f"chaos-{number}", {"jobs": [_job(dice, mean_tokens) for _ in range(chunk)]}, chunk)
 
 
-def _job(dice: random.Random) -> dict[str, Any]:
+def _job(dice: random.Random, mean_tokens: int) -> dict[str, Any]:
     return {
         "messages": [{"role": "user", "content": f"Write a haiku about {dice.choice(SUBJECTS)}"}],
-        "max_tokens": dice.randint(MIN_TOKENS, MAX_TOKENS),
+        "max_tokens": dice.randint(mean_tokens // 3 + 1, mean_tokens * 5 // 3),
         "seed": dice.randrange(2**32 - 1),
         "logit_bias": {str(token): -100 for token in END_TOKENS},
     }
 
 
 class Load(threading.Thread):
-    """Sends the orders, in turn. `max_alive` and `num_ended` are set by the trial as it goes."""
+    """Sends the orders, in turn: at least `num_jobs` jobs, and on until `last_call`. `max_alive` and `num_ended` are
+    set by the trial as it goes."""
 
-    def __init__(self, url: str, todo: Sequence[Order]) -> None:
+    def __init__(self, url: str, todo: Iterator[Order], num_jobs: int) -> None:
         super().__init__(name="load", daemon=True)
         self.max_alive = 0
         self.num_ended = 0
@@ -72,14 +66,12 @@ class Load(threading.Thread):
         self.num_retries = 0
         self.num_replayed = 0
         self.refused: list[str] = []
+        self.done = False
         self._todo = todo
+        self._num_jobs = num_jobs
+        self._last_call = threading.Event()
         self._client = httpx.Client(base_url=url, timeout=30.0)
         self._stopping = threading.Event()
-
-    @property
-    def done(self) -> bool:
-        """Whether everything was accepted (or refused for good)."""
-        return len(self.accepted) + len(self.refused) == len(self._todo)
 
     @property
     def num_alive(self) -> int:
@@ -96,15 +88,21 @@ class Load(threading.Thread):
             self.join(60)
         self._client.close()
 
+    def last_call(self) -> None:
+        """The schedule is over: end with the jobs that are owed."""
+        self._last_call.set()
+
     def run(self) -> None:
-        for order in self._todo:
-            while self.num_alive >= self.max_alive:
-                if self._stopping.wait(ROOM_SECONDS):
-                    return
-            while not self._send(order):
-                self.num_retries += 1
-                if self._stopping.wait(RETRY_SECONDS):
-                    return
+        while not (self._last_call.is_set() and self.num_accepted >= self._num_jobs) and not self._stopping.is_set():
+            if self.num_alive >= self.max_alive:
+                self._stopping.wait(ROOM_SECONDS)
+            else:
+                self._submit(next(self._todo))
+        self.done = True
+
+    def _submit(self, order: Order) -> None:
+        while not self._send(order) and not self._stopping.wait(RETRY_SECONDS):
+            self.num_retries += 1
 
     def _send(self, order: Order) -> bool:
         """Whether there is an answer that lasts."""

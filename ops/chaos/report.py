@@ -75,10 +75,10 @@ def as_json(verdict: Verdict, options: Options) -> dict[str, Any]:
 
 def _table(verdict: Verdict) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("fault")
-    for name in ("times", "jobs hit", "median s", "max s", "limit s"):
+    table.add_column("fault", no_wrap=True)
+    for name in ("times", "jobs hit", "median", "max", "limit"):
         table.add_column(name, justify="right")
-    table.add_column("over when")
+    table.add_column("over when", no_wrap=True)
     for kind, strikes in _grouped(verdict):
         row = _by_kind(kind, strikes)
         names = ("count", "jobs_hit", "median_seconds", "max_seconds", "limit_seconds")

@@ -19,8 +19,9 @@ from jobs.errors import StoreUnavailable
 from jobs.states import ENDED
 from ops.chaos.evidence import Evidence
 from ops.chaos.faults import Kind, Recovery, Scene, schedule
-from ops.chaos.load import CHUNK, Load, orders
+from ops.chaos.load import MAX_CHUNK, Load, orders
 from ops.chaos.system import Plan, System
+from worker.station import batch_limit
 
 COUNT_SECONDS = 0.25
 LAST_ENDS_SECONDS = 300.0
@@ -37,6 +38,7 @@ class Options:
     kinds: Sequence[Kind]
     plan: Plan
     patience: float = 1.0
+    mean_tokens: int = 140
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,12 @@ class Trial:
         self.verdict = Verdict()
         self._dice = random.Random(options.seed)
         self._faults = schedule(options.num_faults, options.kinds, self._dice)
-        self._orders = orders(options.num_jobs, self._dice)
+        self._room = batch_limit(options.plan.settings(Path())) * options.plan.num_workers
+        self._orders = orders(
+            random.Random(options.seed),
+            chunk=min(max(self._room // 4, 1), MAX_CHUNK),
+            mean_tokens=options.mean_tokens,
+        )
         self._counted_at = float("-inf")
         self._started = time.monotonic()
 
@@ -106,7 +113,7 @@ class Trial:
             self.watcher.say(f"starting a system of our own in {home}")
             system.start()
             self._evidence = Evidence(system.database_url, system.settings)
-            self._load = Load(system.url, self._orders)
+            self._load = Load(system.url, self._orders, self.options.num_jobs)
             self._strike_all()
             self._check()
         finally:
@@ -117,22 +124,22 @@ class Trial:
 
     def _strike_all(self) -> None:
         system, load = self._system, self._load
-        scene = Scene(system, self._evidence, self._dice, self._all_ended)
+        scene = Scene(system, self._evidence, self._dice)
         self._started = time.monotonic()
         system.on_look = self._count
         self._fill(deep=False)
         load.start()
-        self.watcher.say(f"submitting {self.options.num_jobs} jobs, {len(self._faults)} faults to come")
+        self.watcher.say(f"submitting at least {self.options.num_jobs} jobs, {len(self._faults)} faults to come")
         for number, kind in enumerate(self._faults):
             self._wait_turn(number, kind)
             self._strike(kind, scene)
-        load.max_alive = self.options.num_jobs
+        load.last_call()
+        load.max_alive = self._room * 2
         self._wait_for_ends()
 
     def _fill(self, *, deep: bool) -> None:
         """How many jobs may be alive: fewer than the workers can hold, or twice as many."""
-        room = 2 * self.options.plan.slots * self.options.plan.num_workers
-        self._load.max_alive = room * 2 if deep else room * 5 // 8
+        self._load.max_alive = self._room * 2 if deep else self._room * 5 // 8
 
     def _wait_turn(self, number: int, kind: Kind) -> None:
         """Spread the faults over the jobs: each has its share of them to strike at. Then fill or empty the queue."""
@@ -140,9 +147,9 @@ class Trial:
         self._fill(deep=kind.deep)
         self._system.wait(lambda: load.num_ended >= int((number + 1) * share), LAST_ENDS_SECONDS)
         if kind.deep:
-            self._system.wait(lambda: load.done or load.num_alive >= load.max_alive, FILL_SECONDS)
+            self._system.wait(lambda: load.num_alive >= load.max_alive, FILL_SECONDS)
         else:
-            self._system.wait(lambda: load.num_alive < load.max_alive + CHUNK, FILL_SECONDS)
+            self._system.wait(lambda: load.num_alive < load.max_alive + MAX_CHUNK, FILL_SECONDS)
 
     def _strike(self, kind: Kind, scene: Scene) -> None:
         at, num_ended = time.monotonic() - self._started, self._load.num_ended
@@ -159,7 +166,7 @@ class Trial:
         took, limit = recovery.seconds, recovery.limit_seconds
         hit = "" if recovery.num_hit is None else f" ({recovery.num_hit} jobs hit)"
         self.watcher.say(f"{'':9} {'not over' if took is None else f'{took:.2f} s until'} {kind.over_when}{hit}")
-        if took is None and not self._all_ended():
+        if took is None:
             self.verdict.problems.append(f"{kind.name}: a minute later it was not so that {kind.over_when}")
         if took is not None and limit is not None and took > limit * self.options.patience:
             self.verdict.problems.append(f"{kind.name}: took {took:.2f} s, the limit is {limit:.2f} s")
@@ -181,7 +188,7 @@ class Trial:
 
     def _wait_for_ends(self) -> None:
         if not self._system.wait(self._all_ended, LAST_ENDS_SECONDS):
-            left = self.options.num_jobs - self._load.num_ended
+            left = self._load.num_alive
             self.verdict.problems.append(f"{left} jobs had not ended {LAST_ENDS_SECONDS:.0f} s after the last fault")
         self.verdict.seconds = time.monotonic() - self._started
 
@@ -197,8 +204,8 @@ class Trial:
         verdict.num_accepted, verdict.ends = len(load.job_ids), evidence.counts()
         verdict.num_stored, verdict.attempts = evidence.num_generations(), evidence.attempts()
         verdict.num_retries, verdict.num_replayed = load.num_retries, load.num_replayed
-        if verdict.num_accepted != self.options.num_jobs:
-            verdict.problems.append(f"{verdict.num_accepted} of {self.options.num_jobs} jobs were accepted")
+        if verdict.num_accepted < self.options.num_jobs:
+            verdict.problems.append(f"only {verdict.num_accepted} of {self.options.num_jobs} jobs were accepted")
         evidence.close()
 
 

@@ -10,6 +10,7 @@ import os
 import random
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -40,22 +41,26 @@ def test_a_struck_system_ends_every_job_once(database: str, tmp_path: Path) -> N
     kinds, file = SHORT[database], tmp_path / "figures.json"
     done = chaos(
         "--jobs", str(NUM_JOBS), "--faults", str(len(kinds)), "--kinds", ",".join(kinds), "--database", database,
-        "--seed", "3", "--lease-seconds", "3", "--patience", "4", "--json", str(file),
+        "--seed", "3", "--slots", "4", "--tokens", "200", "--lease-seconds", "2", "--patience", "4",
+        "--json", str(file),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     assert {fault["kind"] for fault in figures["faults"]} == set(kinds)
-    assert (figures["accepted"], figures["ends"], figures["stored"]) == (NUM_JOBS, {"succeeded": NUM_JOBS}, NUM_JOBS)
+    num_jobs = figures["accepted"]
+    assert num_jobs >= NUM_JOBS
+    assert (figures["ends"], figures["stored"]) == ({"succeeded": num_jobs}, num_jobs)
     assert figures["problems"] == []
 
 
 def test_a_seed_draws_one_schedule_and_one_load() -> None:
-    drawn = [(schedule(30, KINDS, dice := random.Random(5)), orders(90, dice)) for _ in range(2)]
+    drawn = [schedule(30, KINDS, random.Random(5)) for _ in range(2)]
     assert drawn[0] == drawn[1]
-    kinds, submissions = drawn[0]
-    assert set(kinds) == set(KINDS)
-    assert sum(order.num_jobs for order in submissions) == 90
-    assert len({order.key for order in submissions}) == len(submissions)
+    assert set(drawn[0]) == set(KINDS)
+    loads = [list(islice(orders(random.Random(5), chunk=20, mean_tokens=90), 40)) for _ in range(2)]
+    assert loads[0] == loads[1]
+    assert {order.num_jobs for order in loads[0]} == {1, 20}
+    assert len({order.key for order in loads[0]}) == 40
 
 
 def test_an_unknown_kind_is_named() -> None:
