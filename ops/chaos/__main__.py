@@ -27,7 +27,7 @@ def main() -> int:
     options = _options(typed)
     os.umask(0o077)
     forget_settings()
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     try:
         verdict = _watched(options, console)
     except Interrupted:

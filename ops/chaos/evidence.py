@@ -76,6 +76,11 @@ class Evidence:
         now = {job_id: (attempt, JobState(state)) for job_id, attempt, state in rows}
         return all(now[job_id][1] in ENDED or now[job_id][0] > number for job_id, number in held)
 
+    def published_after(self, instant: datetime, waiting: Collection[Held]) -> bool:
+        """Whether none of these jobs waits any more for a message that was sent before `instant`."""
+        ids = [job_id for job_id, _ in waiting]
+        return not self._one(sa.select(sa.exists().where(Job.id.in_(ids), Job.published_at <= instant)))
+
     def claimed_after(self, instant: datetime) -> bool:
         """Whether an attempt began after `instant`."""
         return bool(self._one(sa.select(sa.exists().where(Attempt.started_at > instant))))

@@ -267,13 +267,13 @@ def fill_redis(scene: Scene) -> Recovery:
 
 
 def drop_messages(scene: Scene) -> Recovery:
-    """Every queued message is deleted: their jobs begin all the same."""
+    """Every queued message is deleted: their jobs are published again (or have begun)."""
     scene.find(lambda: bool(scene.evidence.waiting_for_message()), "no message waits")
     scene.system.redis.delete(*(priority.value for priority in Priority))
-    struck = time.monotonic()
+    struck, instant = time.monotonic(), _now()
     lost = scene.evidence.waiting_for_message()
     limit = scene.settings.republish_after_seconds + MARGIN_SECONDS
-    return _hit(lost, scene.until(lambda: scene.evidence.moved_on(lost), struck, limit))
+    return _hit(lost, scene.until(lambda: scene.evidence.published_after(instant, lost), struck, limit))
 
 
 def double_messages(scene: Scene) -> Recovery:
@@ -341,7 +341,7 @@ KINDS: Sequence[Kind] = (
     Kind("Redis paused", pause_redis, "jobs begin", deep=True),
     Kind("Redis emptied", empty_redis, "jobs begin", deep=True),
     Kind("Redis full", fill_redis, "jobs begin", deep=True),
-    Kind("messages dropped", drop_messages, "all their jobs began", deep=True),
+    Kind("messages dropped", drop_messages, "all are published again", deep=True),
     Kind("messages doubled", double_messages, "a job ends"),
     Kind("PostgreSQL killed", kill_postgres, "it is back and a job ends", needs_postgres=True),
     Kind("PostgreSQL cut off", stop_postgres_at_once, "it is back and a job ends", needs_postgres=True),

@@ -18,7 +18,7 @@ import httpx
 
 END_TOKENS = (2, 32000, 32001, 32007)
 """Banned, so that a job takes as long as it says."""
-MAX_CHUNK = 20
+MAX_CHUNK = 10
 """Lines of one submission, at most."""
 INTERACTIVE_SHARE = 0.1
 RETRY_SECONDS = 0.2

@@ -87,9 +87,10 @@ class Trial:
         self._dice = random.Random(options.seed)
         self._faults = schedule(options.num_faults, options.kinds, self._dice)
         self._room = batch_limit(options.plan.settings(Path())) * options.plan.num_workers
+        self._chunk = min(max(self._room // 8, 1), MAX_CHUNK)
         self._orders = orders(
             random.Random(options.seed),
-            chunk=min(max(self._room // 4, 1), MAX_CHUNK),
+            chunk=self._chunk,
             mean_tokens=options.mean_tokens,
         )
         self._counted_at = float("-inf")
@@ -138,8 +139,8 @@ class Trial:
         self._wait_for_ends()
 
     def _fill(self, *, deep: bool) -> None:
-        """How many jobs may be alive: fewer than the workers can hold, or twice as many."""
-        self._load.max_alive = self._room * 2 if deep else self._room * 5 // 8
+        """How many jobs may be alive: what half the workers can hold, or twice what all can."""
+        self._load.max_alive = self._room * 2 if deep else max(self._room // 2 - self._chunk, 1)
 
     def _wait_turn(self, number: int, kind: Kind) -> None:
         """Spread the faults over the jobs: each has its share of them to strike at. Then fill or empty the queue."""
@@ -149,7 +150,7 @@ class Trial:
         if kind.deep:
             self._system.wait(lambda: load.num_alive >= load.max_alive, FILL_SECONDS)
         else:
-            self._system.wait(lambda: load.num_alive < load.max_alive + MAX_CHUNK, FILL_SECONDS)
+            self._system.wait(lambda: load.num_alive <= self._room // 2, FILL_SECONDS)
 
     def _strike(self, kind: Kind, scene: Scene) -> None:
         at, num_ended = time.monotonic() - self._started, self._load.num_ended
