@@ -36,6 +36,10 @@ app.command(rich_help_panel=ROLES)(role_commands.dispatcher)
 app.command(rich_help_panel=ROLES)(role_commands.flower)
 app.command(rich_help_panel=LOOK)(role_commands.audit)
 app.command(rich_help_panel=LOOK)(role_commands.doctor)
+app.command(
+    rich_help_panel=LOOK,  # every word is its own, `--help` too
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)(role_commands.chaos)
 
 
 @app.callback(invoke_without_command=True)

@@ -68,6 +68,11 @@ def audit() -> None:
     become("audit")
 
 
+def chaos(words: typer.Context) -> None:
+    """Start a system of its own, break it on purpose, and check that nothing is lost. See `penstock chaos --help`."""
+    become("chaos", *words.args)
+
+
 @model_app.command("pull")
 def pull(name: ModelName = None) -> None:
     """Fetch a model, with a progress bar. Without NAME: the one in PENSTOCK_MODEL."""

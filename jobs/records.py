@@ -136,10 +136,14 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Publishable:
-    """Ids of the queued jobs whose message should go out now, oldest first; batch lines fairly mixed."""
+    """Ids of the queued jobs whose message should go out now, oldest first; batch lines fairly mixed.
+
+    `again`: those of the batch lines that ran before. Their messages go before the ones that wait.
+    """
 
     interactive: Sequence[str] = ()
     batch: Sequence[str] = ()
+    again: Sequence[str] = ()
 
     def __bool__(self) -> bool:
         return bool(self.interactive or self.batch)

@@ -31,9 +31,11 @@ Lane = tuple[str, str | None]
 def to_publish(scope: Scope, num_waiting: Mapping[Priority, int]) -> Publishable:
     """Choose. See `Store.to_publish`."""
     interactive = _unpublished(scope, Priority.INTERACTIVE, MAX_INTERACTIVE)
+    lines = _top_up(scope)
     return Publishable(
         interactive=[*_stranded(scope, Priority.INTERACTIVE, num_waiting), *interactive],
-        batch=[*_stranded(scope, Priority.BATCH, num_waiting), *_top_up(scope)],
+        batch=[*_stranded(scope, Priority.BATCH, num_waiting), *(line.id for line in lines)],
+        again=[line.id for line in lines if line.attempt > 0],
     )
 
 
@@ -56,7 +58,7 @@ def _stranded(scope: Scope, priority: Priority, num_waiting: Mapping[Priority, i
     return scope.connection.scalars(query.order_by(Job.published_at, Job.id).limit(min(num_missing, CHUNK))).all()
 
 
-def _top_up(scope: Scope) -> list[str]:
+def _top_up(scope: Scope) -> list[AnyRow]:
     """Fill the window: each free place goes to the owner, and of its batches to the one, with the fewest in flight."""
     in_flight = _in_flight(scope)
     room = scope.settings.dispatch_window - sum(in_flight.values())
@@ -71,13 +73,13 @@ def _top_up(scope: Scope) -> list[str]:
         heapq.heappush(queues[owner], (in_flight.get((owner, batch_id), 0), batch_id or ""))
     owners = [(loads[owner], owner) for owner in queues]
     heapq.heapify(owners)
-    chosen: list[str] = []
+    chosen: list[AnyRow] = []
     while owners and len(chosen) < room:
         owner_load, owner = heapq.heappop(owners)
         lane_load, batch_id = heapq.heappop(queues[owner])
-        job_id = next(lanes[owner, batch_id or None], None)
-        if job_id is not None:
-            chosen.append(job_id)
+        line = next(lanes[owner, batch_id or None], None)
+        if line is not None:
+            chosen.append(line)
             owner_load += 1
             heapq.heappush(queues[owner], (lane_load + 1, batch_id))
         if queues[owner]:
@@ -97,7 +99,7 @@ def _in_flight(scope: Scope) -> dict[Lane, int]:
     return counts
 
 
-def _lanes(scope: Scope, room: int) -> Iterator[tuple[Lane, Iterator[str]]]:
+def _lanes(scope: Scope, room: int) -> Iterator[tuple[Lane, Iterator[AnyRow]]]:
     """Every lane that may have lines waiting, with an iterator that reads them only as far as it is followed."""
     query = sa.select(Batch.id, Batch.owner).where(
         sa.text("batches.ended_at IS NULL"), Batch.cancel_requested_at.is_(None)
@@ -106,22 +108,22 @@ def _lanes(scope: Scope, room: int) -> Iterator[tuple[Lane, Iterator[str]]]:
     page = room // (len(batches) + 1) + 1
     for batch in batches:
         yield (batch.owner, batch.id), _lines(scope, batch.id, page)
-    loose: dict[str, list[str]] = defaultdict(list)
+    loose: dict[str, list[AnyRow]] = defaultdict(list)
     for row in _page(scope, None, room, None):
-        loose[row.owner].append(row.id)
-    for owner, ids in loose.items():
-        yield (owner, None), iter(ids)
+        loose[row.owner].append(row)
+    for owner, lines in loose.items():
+        yield (owner, None), iter(lines)
 
 
-def _lines(scope: Scope, batch_id: str, page: int) -> Iterator[str]:
+def _lines(scope: Scope, batch_id: str, page: int) -> Iterator[AnyRow]:
     last: tuple[object, str] | None = None
     while rows := _page(scope, batch_id, page, last):
-        yield from (row.id for row in rows)
+        yield from rows
         last = (rows[-1].available_at, rows[-1].id)
 
 
 def _page(scope: Scope, batch_id: str | None, limit: int, last: tuple[object, str] | None) -> Sequence[AnyRow]:
-    query = sa.select(Job.id, Job.owner, Job.available_at).where(
+    query = sa.select(Job.id, Job.owner, Job.available_at, Job.attempt).where(
         UNPUBLISHED, Job.priority == Priority.BATCH, Job.batch_id == batch_id, Job.available_at <= scope.now
     )
     if last is not None:

@@ -35,8 +35,8 @@ class Standing(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`state` is where the job goes; queued means again, not before `available_at`. `num_costs` counts against
-    `max_attempts`; `error` is the job's, when it failed for good."""
+    """`state` is where the job goes; queued means again, not before `available_at` (None: in its old place, before all
+    that never ran). `num_costs` counts against `max_attempts`; `error` is the job's, when it failed for good."""
 
     state: JobState
     outcome: AttemptOutcome
@@ -63,7 +63,7 @@ def after(outcome: AnyOutcome, job: Standing, now: datetime, settings: Settings,
         case Expired():
             return Verdict(JobState.EXPIRED, AttemptOutcome.EXPIRED)
         case Interrupted():
-            return _again(AttemptOutcome.INTERRUPTED, job, now, now, num_costs=0)
+            return _again(AttemptOutcome.INTERRUPTED, job, now, None, num_costs=0)
         case Failed():
             return _failed(outcome, job, now, settings, dice)
         case LeaseRanOut():
@@ -80,7 +80,7 @@ def _failed(outcome: Failed, job: Standing, now: datetime, settings: Settings, d
 
 
 def _lease_lost(job: Standing, now: datetime) -> Verdict:
-    verdict = _again(AttemptOutcome.LEASE_LOST, job, now, now, num_costs=1)
+    verdict = _again(AttemptOutcome.LEASE_LOST, job, now, None, num_costs=1)
     if verdict.state is JobState.QUEUED and job.num_failures + 1 >= job.max_attempts:
         return Verdict(JobState.FAILED, AttemptOutcome.LEASE_LOST, 1, error=SPENT)
     return verdict
@@ -90,7 +90,7 @@ def _again(
     outcome: AttemptOutcome,
     job: Standing,
     now: datetime,
-    not_before: datetime,
+    not_before: datetime | None,
     *,
     num_costs: int,
     attempt_error: dict[str, Any] | None = None,

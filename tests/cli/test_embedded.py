@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -153,16 +154,44 @@ def test_a_server_on_every_address_is_reached_on_loopback() -> None:
     assert reachable_url("::1", 8) == "http://[::1]:8"
 
 
-def test_an_embedded_postgres_ends_with_its_process(short: Path) -> None:
-    folder = short / "postgres"
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], psutil.Process]]:
+    """An embedded PostgreSQL: its role, and the server itself."""
+    postgres_url_file(folder).unlink(missing_ok=True)  # of a role that was killed
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(postgres_command(folder), env=environment) as role:
-        wait_until(lambda: role.poll() is not None or postgres_url_file(folder).exists(), 60.0)
-        url = postgres_url_file(folder).read_text()
-        with psycopg.connect(url) as connection:
-            assert connection.execute("SELECT 1").fetchone() == (1,)
-        server = psutil.Process(int((folder / "postmaster.pid").read_text().split()[0]))
+        try:
+            wait_until(lambda: role.poll() is not None or postgres_url_file(folder).exists(), 60.0)
+            with psycopg.connect(postgres_url_file(folder).read_text()) as connection:
+                assert connection.execute("SELECT 1").fetchone() == (1,)
+            yield role, psutil.Process(int((folder / "postmaster.pid").read_text().split()[0]))
+        finally:
+            role.terminate()
+
+
+def gone(server: psutil.Process) -> bool:
+    return not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+
+
+def test_an_embedded_postgres_ends_with_its_process(short: Path) -> None:
+    folder = short / "postgres"
+    with serving(folder) as (role, server):
         role.terminate()
-    assert role.returncode == 0
-    wait_until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+        assert role.wait(30) == 0
+        wait_until(lambda: gone(server))
     assert not postgres_url_file(folder).exists()
+
+
+def test_a_killed_postgres_ends_its_role_and_the_next_one_serves_and_stops_it(short: Path) -> None:
+    folder = short / "postgres"
+    with serving(folder) as (role, server):
+        server.kill()
+        assert role.wait(30) == 1
+        assert not postgres_url_file(folder).exists()
+    with serving(folder) as (role, _):
+        role.kill()  # The server lives on, without its keeper.
+        role.wait(30)
+    with serving(folder) as (role, server):
+        role.terminate()
+        assert role.wait(30) == 0
+        wait_until(lambda: gone(server))

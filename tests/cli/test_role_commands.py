@@ -39,6 +39,7 @@ def replaced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         (["dispatcher"], ["jobs.dispatcher"]),
         (["audit"], ["jobs.audit"]),
         (["jobs", "requeue", "job_1"], ["jobs.admin", "requeue", "job_1"]),
+        (["chaos", "--jobs", "9", "--help"], ["ops.chaos", "--jobs", "9", "--help"]),
     ],
 )
 def test_a_role_replaces_the_command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -107,6 +108,21 @@ def test_jobs_of_a_dead_worker_are_swept_and_published_in_one_round(
     clock.move(31)
     done = dispatcher.step()
     assert (done.swept.requeued, done.published.interactive) == ([job_id], [job_id])
+
+
+def test_lines_of_a_dead_worker_go_before_those_that_wait(
+    dispatcher: Dispatcher, store: Store, clock: Clock, redis: Redis
+) -> None:
+    made = store.submit([make_line() for _ in range(20)], new_batch=True)
+    dispatcher.step()
+    taken = made.ids[:3]
+    for job_id in taken:
+        claim(store, job_id)
+        redis.rpop("batch")
+    clock.move(31)
+    assert list(dispatcher.step().published.again) == taken
+    in_turn = [json.loads(raw)["headers"]["argsrepr"] for raw in reversed(redis.lrange("batch", 0, -1))]
+    assert in_turn == made.ids[:8]
 
 
 def test_ends_that_the_sweep_brings_are_announced(

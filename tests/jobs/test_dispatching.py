@@ -61,6 +61,22 @@ def test_a_window_bounds_the_lines_in_flight(narrow: Store) -> None:
     assert publish(narrow, {Priority.BATCH: 5}) == list(made.ids[8:11])
 
 
+@pytest.mark.parametrize("worker_died", [False, True])
+def test_a_line_that_lost_its_worker_goes_before_those_that_never_ran(
+    narrow: Store, clock: Clock, *, worker_died: bool
+) -> None:
+    made = narrow.submit([make_line() for _ in range(20)], new_batch=True)
+    publish(narrow)
+    clock.move(1)
+    ref = claim(narrow, made.ids[2]).ref
+    if worker_died:
+        clock.move(narrow.settings.lease_seconds)
+        narrow.sweep()
+    else:
+        narrow.finish(ref, Interrupted())
+    assert publish(narrow, {Priority.BATCH: 7}) == [made.ids[2]]
+
+
 def test_batches_share_the_window(narrow: Store) -> None:
     first = narrow.submit([make_line() for _ in range(50)], new_batch=True)
     second = narrow.submit([make_line() for _ in range(50)], new_batch=True)
