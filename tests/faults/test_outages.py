@@ -25,7 +25,7 @@ def test_without_redis_jobs_are_accepted_and_run_by_themselves_when_it_is_back(
 ) -> None:
     system = make_system(sqlite_url, redis_url=own_redis_server.url)
     roles = system.start_all()
-    first = system.post(max_tokens=1500)
+    first = system.post(max_tokens=800)
     system.wait_for_text(first)
     with system.follow(first) as frames:
         assert next(frames).event == "state"
@@ -49,7 +49,7 @@ def test_a_full_redis_holds_work_up_and_ends_nobody(
 ) -> None:
     system = make_system(sqlite_url, redis_url=own_redis_server.url)
     roles = system.start_all()
-    running = system.post(max_tokens=1500)
+    running = system.post(max_tokens=800)
     system.wait_for_text(running)
     with redis.Redis.from_url(own_redis_server.url) as operator:
         operator.config_set("maxmemory", "1")

@@ -13,7 +13,7 @@ from threading import Event, Thread
 from jobs.states import JobState
 from tests.faults.conftest import MakeSystem
 from tests.support.services import wait_until
-from tests.support.system import Role, System
+from tests.support.system import Role
 from tests.worker.site import ROOT
 
 POISON = "a poisonous prompt"
@@ -42,16 +42,13 @@ def supervised(worker: Role) -> Iterator[Callable[[], int]]:
         assert set(deaths) <= {-signal.SIGABRT}, deaths
 
 
-def poisoned(make_system: MakeSystem, database_url: str) -> tuple[System, Role]:
-    system = make_system(database_url, lease_seconds=1.0, slots=16, republish_after_seconds=1.0)
+def test_a_poison_prompt_is_set_aside_its_neighbours_succeed_and_an_operator_brings_it_back(
+    make_system: MakeSystem, sqlite_url: str
+) -> None:
+    system = make_system(sqlite_url, lease_seconds=1.0, slots=16, republish_after_seconds=1.0)
     system.start_dispatcher()
     worker = system.start_worker_process("tests.support.poisoned_worker", POISON=POISON)
     worker.wait_until_it_says(" ready.")
-    return system, worker
-
-
-def test_a_poison_prompt_is_set_aside_and_its_neighbours_all_succeed(make_system: MakeSystem, sqlite_url: str) -> None:
-    system, worker = poisoned(make_system, sqlite_url)
     with supervised(worker) as num_deaths:
         innocent = system.submit(NUM_INNOCENT, batch=True, parameters={"max_tokens": 150})
         (poison,) = system.submit(prompt=POISON, batch=True)
@@ -66,18 +63,12 @@ def test_a_poison_prompt_is_set_aside_and_its_neighbours_all_succeed(make_system
     assert system.store.audit() == []
     assert POISON not in worker.said()
 
-
-def test_an_operator_brings_a_dead_letter_back(make_system: MakeSystem, sqlite_url: str) -> None:
-    system, worker = poisoned(make_system, sqlite_url)
-    with supervised(worker):
-        (poison,) = system.submit(prompt=POISON)
-        wait_until(lambda: system.state(poison) is JobState.FAILED, 60)
     worker.kill()
     system.start_worker_process().wait_until_it_says(" ready.")
     command = [sys.executable, "-m", "jobs.admin", "requeue", poison]
     environment = {**os.environ, **system.environment, "PYTHONPATH": str(ROOT)}
     said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True)
     assert poison in said.stdout
-    system.wait_for_ends([poison])
+    system.wait_for_ends([poison], 60)
     assert system.outcomes(poison) == ["lease_lost"] * 3 + ["succeeded"]
     assert system.store.audit() == []
