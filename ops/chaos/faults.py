@@ -31,6 +31,8 @@ MARGIN_SECONDS = 2.0
 """What a requeue may take beyond the lease, a takeover beyond the leader's term, a lost message beyond its patience."""
 REFILL_SECONDS = 3.0
 FULL_SECONDS = 2.0
+RENEWAL_SECONDS = 2.0
+"""Within this a leader and a worker renew what they hold, so that the next stop finds it fresh."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,7 @@ def _stop_between_writes(scene: Scene, pid: int) -> float:
         if not scene.evidence.inside_a_write():
             return struck
         scene.system.strike(pid, signal.SIGCONT)
+        scene.system.pause(RENEWAL_SECONDS)
 
 
 # -- API and dispatchers

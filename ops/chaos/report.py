@@ -38,7 +38,7 @@ def summary(verdict: Verdict, options: Options) -> str:
         f"{verdict.ends.get(JobState.SUCCEEDED, 0)} succeeded, {verdict.num_stored} stored, "
         f"{len(verdict.strikes)} faults of {len({strike.kind.name for strike in verdict.strikes})} kinds, "
         f"{verdict.seconds:.0f} s: {found}\n"
-        f"attempts: {tries}; submissions sent again: {verdict.num_retries} (of those answered twice: "
+        f"attempts: {tries}; submissions sent again: {verdict.num_retries} (accepted before: "
         f"{verdict.num_replayed})"
     )
 
