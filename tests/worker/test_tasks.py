@@ -44,14 +44,15 @@ class World:
         self.away = False
         self.lost = False
         self.refused = False
+        self.last_attempts: set[str] = set()
 
     def runs_alone(self, job_id: str) -> bool:
-        return False
+        return job_id in self.last_attempts
 
     def claim(self, job_id: str, worker: str, *, in_company: bool = False) -> ClaimedJob | None:
         if self.away:
             raise StoreUnavailable("away")
-        return self.jobs.pop(job_id, None)
+        return None if in_company and job_id in self.last_attempts else self.jobs.pop(job_id, None)
 
     def renew(self, refs: Sequence[AttemptRef], worker: str) -> Renewal:
         return Renewal(frozenset(), frozenset(refs), frozenset())
@@ -157,6 +158,29 @@ def test_a_database_that_stays_away_lets_the_message_go(room: Room, monkeypatch:
     monkeypatch.setattr(tasks, "CLAIM_TRY_SECONDS", 0.2)
     room.world.away = True
     assert run_job("a", room.desk) == "not taken"
+
+
+def test_a_last_attempt_waits_until_nobody_else_runs(room: Room) -> None:
+    room.world.last_attempts.add("a")
+    room.world.jobs["a"] = claimed("a")
+    with room.desk.company.together():
+        thread = threading.Thread(target=run_job, args=("a", room.desk))
+        thread.start()
+        assert not room.engine.submitted.acquire(timeout=0.2)
+        assert "a" in room.world.jobs, "not even claimed"
+    assert room.engine.submitted.acquire(timeout=20)
+    for _ in range(3):
+        room.engine.step()
+    thread.join(20)
+    assert isinstance(room.world.outcomes[0], Succeeded)
+
+
+def test_a_drain_leaves_a_waiting_last_attempt_to_another_worker(room: Room) -> None:
+    room.world.last_attempts.add("a")
+    room.world.jobs["a"] = claimed("a")
+    room.desk.company.close()
+    assert run_job("a", room.desk) == "not taken"
+    assert "a" in room.world.jobs
 
 
 def test_a_cancel_keeps_the_text_so_far(room: Room) -> None:
