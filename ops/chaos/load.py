@@ -21,6 +21,7 @@ END_TOKENS = (2, 32000, 32001, 32007)
 MAX_CHUNK = 10
 """Lines of one submission, at most."""
 INTERACTIVE_SHARE = 0.1
+"""Of the jobs; each of these is a submission of its own."""
 RETRY_SECONDS = 0.2
 ROOM_SECONDS = 0.05
 SUBJECTS = ("ice hockey", "the sea", "a lamp", "rain", "an old road", "the moon", "winter", "a river stone")
@@ -37,8 +38,9 @@ class Order:
 
 def orders(dice: random.Random, *, chunk: int, mean_tokens: int) -> Iterator[Order]:
     """The submissions of a run, drawn from its seed; as many as are asked for."""
+    singles = INTERACTIVE_SHARE * chunk
     for number in count(1):
-        if dice.random() < INTERACTIVE_SHARE * chunk / 2:
+        if dice.random() < singles / (singles + 1 - INTERACTIVE_SHARE):
             yield Order(f"chaos-{number}", _job(dice, mean_tokens), 1)
         else:
             yield Order(f"chaos-{number}", {"jobs": [_job(dice, mean_tokens) for _ in range(chunk)]}, chunk)
