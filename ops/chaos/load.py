@@ -21,7 +21,7 @@ END_TOKENS = (2, 32000, 32001, 32007)
 MAX_CHUNK = 10
 """Lines of one submission, at most."""
 INTERACTIVE_SHARE = 0.1
-"""Of the jobs."""
+"""Of the jobs; each of these is a submission of its own."""
 RETRY_SECONDS = 0.2
 ROOM_SECONDS = 0.05
 SUBJECTS = ("ice hockey", "the sea", "a lamp", "rain", "an old road", "the moon", "winter", "a river stone")
@@ -38,10 +38,9 @@ class Order:
 
 def orders(dice: random.Random, *, chunk: int, mean_tokens: int) -> Iterator[Order]:
     """The submissions of a run, drawn from its seed; as many as are asked for."""
-    lines_to_one = INTERACTIVE_SHARE * chunk
-    share_of_submissions = lines_to_one / (1 - INTERACTIVE_SHARE + lines_to_one)
+    singles = INTERACTIVE_SHARE * chunk
     for number in count(1):
-        if dice.random() < share_of_submissions:
+        if dice.random() < singles / (singles + 1 - INTERACTIVE_SHARE):
             yield Order(f"chaos-{number}", _job(dice, mean_tokens), 1)
         else:
             yield Order(f"chaos-{number}", {"jobs": [_job(dice, mean_tokens) for _ in range(chunk)]}, chunk)
