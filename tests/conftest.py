@@ -1,7 +1,32 @@
-"""Fixtures that every room's tests share."""
+"""Fixtures that every room's tests share: one Redis and one PostgreSQL for all of them."""
 
 from __future__ import annotations
 
 from tests.support.models import demo_model_path, tiny_model_path
+from tests.support.services import (
+    database_url,
+    empty_postgres_url,
+    own_redis_server,
+    postgres_server,
+    postgres_template,
+    postgres_url,
+    redis_server,
+    redis_url,
+    sqlite_template,
+    sqlite_url,
+)
 
-__all__ = ["demo_model_path", "tiny_model_path"]
+__all__ = [
+    "database_url",
+    "demo_model_path",
+    "empty_postgres_url",
+    "own_redis_server",
+    "postgres_server",
+    "postgres_template",
+    "postgres_url",
+    "redis_server",
+    "redis_url",
+    "sqlite_template",
+    "sqlite_url",
+    "tiny_model_path",
+]

@@ -16,16 +16,6 @@ from jobs.settings import Settings
 from jobs.store import Store
 from tests.api.stage import CONTEXT_TOKENS, MODEL, Api, LiveServer, Stage
 from tests.support.models import VOCABULARY
-from tests.support.services import (  # noqa: F401
-    own_redis_server,
-    postgres_server,
-    postgres_template,
-    postgres_url,
-    redis_server,
-    redis_url,
-    sqlite_template,
-    sqlite_url,
-)
 from worker.gguf_header import without_tensors
 
 
@@ -43,8 +33,8 @@ def announce(vocabulary_bytes: bytes) -> Callable[[Store], None]:
 @pytest.fixture
 def set_stage(
     tmp_path: Path,
-    redis_url: str,  # noqa: F811
-    sqlite_url: str,  # noqa: F811
+    redis_url: str,
+    sqlite_url: str,
     announce: Callable[[Store], None],
 ) -> Iterator[Callable[..., Stage]]:
     """Settings, and the parts behind an application; keyword arguments are settings."""

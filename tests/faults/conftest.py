@@ -9,31 +9,13 @@ from typing import Any
 import pytest
 
 from tests.support.postgres import PostgresServer
-from tests.support.services import (
-    RedisServer,
-    own_redis_server,
-    postgres_server,
-    postgres_template,
-    postgres_url,
-    redis_server,
-    redis_url,
-    sqlite_template,
-    sqlite_url,
-)
+from tests.support.services import RedisServer
 from tests.support.system import System
 from tests.worker.conftest import endless_model
 
 __all__ = [
     "RedisServer",
     "endless_model",
-    "own_redis_server",
-    "postgres_server",
-    "postgres_template",
-    "postgres_url",
-    "redis_server",
-    "redis_url",
-    "sqlite_template",
-    "sqlite_url",
 ]
 
 MakeSystem = Callable[..., System]

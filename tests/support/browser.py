@@ -13,9 +13,12 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _QUIET = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Headless Chromium. Without one on PATH: a skip on a laptop, a failure in CI."""
+    """Headless Chromium. Without one on PATH: a skip on a laptop, a failure in CI.
+
+    No longer than a module: Playwright runs an event loop on this thread until it ends, and other tests need theirs.
+    """
     path = next(filter(None, map(shutil.which, _NAMES)), None)
     if path is None:
         reason = "no Chromium on PATH (Debian, Ubuntu: `apt install chromium`)"

@@ -9,31 +9,11 @@ from typing import Any
 import pytest
 
 from ops.demo_model.random_weights import SHAPES, write_random_model
-from tests.support.services import (
-    RedisServer,
-    database_url,
-    own_redis_server,
-    postgres_server,
-    postgres_template,
-    postgres_url,
-    redis_server,
-    redis_url,
-    sqlite_template,
-    sqlite_url,
-)
+from tests.support.services import RedisServer
 from tests.worker.site import Site
 
 __all__ = [
     "RedisServer",
-    "database_url",
-    "own_redis_server",
-    "postgres_server",
-    "postgres_template",
-    "postgres_url",
-    "redis_server",
-    "redis_url",
-    "sqlite_template",
-    "sqlite_url",
 ]
 
 MakeSite = Callable[..., Site]
