@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from api.checking import Submission
 from api.shapes import accepted_row, batch_object, job_object
-from api.wire import BatchObject, JobObject, JobPage
+from api.wire import BatchObject, JobObject, JobPage, ReplayObject
 from jobs.errors import InvalidRequest, NotFound, StoreUnavailable
 from jobs.records import BatchCounts
 from jobs.states import ENDED, JobState
@@ -31,7 +31,14 @@ def read_job(store: Store, job_id: str, owner: str | None) -> JobObject:
     job = store.get(check_id("job", job_id), owner=owner)
     generation = store.get_generation(job.id) if job.state in ENDED else None
     position = store.queue_position(job) if job.state == JobState.QUEUED else None
-    return job_object(job, generation, store.attempts(job.id), position)
+    found = job_object(job, generation, store.attempts(job.id), position)
+    found.replay = _replay(store, job)
+    return found
+
+
+def _replay(store: Store, job: Job) -> ReplayObject | None:
+    verdict = store.replay_verdict(job)
+    return None if verdict is None else ReplayObject.model_validate(verdict)
 
 
 def read_page(

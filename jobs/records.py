@@ -55,6 +55,8 @@ class ClaimedJob:
     """By the database's clock at the claim; none without a deadline."""
     created_at: datetime
     seconds_queued: float
+    row_class: str | None = None
+    """The row class it has to run in; none: the worker chooses."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import stamina
 
@@ -31,13 +31,14 @@ from jobs.states import ENDED, FinishReason, JobState, Priority
 from worker.broadcast import Broadcaster, storable
 from worker.company import Closed, Company
 from worker.engine.engine import EngineStopped
-from worker.engine.generation import Completion, Generation, Prompt, Request, Sampling, TokenLogprob
+from worker.engine.generation import Completion, Generation, Prompt, Request, RowClass, Sampling, TokenLogprob
 from worker.leases import Lease, LeaseKeeper
 from worker.proof import ExactUnavailable, Proofs, class_for
 from worker.results import ResultWriter
 
 logger = logging.getLogger("penstock.tasks")
 
+ROW_CLASSES: tuple[RowClass, ...] = get_args(RowClass)
 CLAIM_TRY_SECONDS = 5.0
 """How long a claim is tried against a database that is away. Then the message is let go: the row stays, and the
 dispatcher publishes it again."""
@@ -207,9 +208,17 @@ def build_request(job: ClaimedJob, vocabulary: Encodes, proofs: Proofs) -> Reque
         stop=knobs.stop,
         num_logprobs=knobs.logprobs,
         deadline=None if left is None else time.monotonic() + left,
-        row_class=class_for(knobs.exact, proofs),
+        row_class=_row_class(job, knobs, proofs),
         interactive=job.priority == Priority.INTERACTIVE,
     )
+
+
+def _row_class(job: ClaimedJob, knobs: Parameters, proofs: Proofs) -> RowClass | None:
+    """A replay runs as its original did. Whether that is exact here the comparison shows."""
+    for row_class in ROW_CLASSES:
+        if job.row_class == row_class:
+            return row_class
+    return class_for(knobs.exact, proofs)
 
 
 def _sampling(knobs: Parameters, seed: int, vocabulary: Encodes) -> Sampling:

@@ -31,7 +31,7 @@ from jobs.records import (
 )
 from jobs.settings import Settings
 from jobs.states import JobState, Priority
-from jobs.store import audit, cancelling, dispatching, ending, intake, leases, reading, registry, sweep
+from jobs.store import audit, cancelling, dispatching, ending, intake, leases, reading, registry, replaying, sweep
 from jobs.store.scope import Scope
 from jobs.tables import Attempt, Batch, Generation, Job, Model, Worker
 
@@ -174,6 +174,23 @@ class Store:
             cancelling.check_owner(scope, Job, job_id, None)
             cancelling.requeue(scope, job_id)
             return reading.get_job(scope, job_id, None)
+
+    def replay(self, job_id: str, owner: str | None = None, *, priority: Priority = Priority.INTERACTIVE) -> Job:
+        """Queue a job that runs a succeeded one again, for `replay_verdict` to compare.
+
+        Raises:
+            NotFound: no such job of this owner.
+            InvalidRequest: it did not succeed.
+        """
+        with self._writing() as scope:
+            return reading.get_job(scope, replaying.replay(scope, job_id, owner, priority=priority), owner)
+
+    def replay_verdict(self, job: Job) -> dict[str, Any] | None:
+        """What comparing a replay with its original says (`jobs.replay.compare`, with `of`); None for other jobs."""
+        if job.replay_of is None:
+            return None
+        with self._reading() as scope:
+            return replaying.verdict(scope, job)
 
     # Repair and dispatch
 

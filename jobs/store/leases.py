@@ -61,6 +61,7 @@ def _claimed(scope: Scope, row: AnyRow) -> ClaimedJob:
         seconds_to_deadline=None if deadline_at is None else (deadline_at - scope.now).total_seconds(),
         created_at=row.created_at,
         seconds_queued=max(0.0, (scope.now - row.available_at).total_seconds()),
+        row_class=row.row_class,
     )
 
 
