@@ -25,24 +25,7 @@ from jobs.replay import ReplayResult
 from ops.bench.stage import staged
 
 Json = dict[str, Any]
-WORDS = [
-    "ice",
-    "river",
-    "lamp",
-    "bread",
-    "snow",
-    "moon",
-    "stone",
-    "bell",
-    "train",
-    "garden",
-    "wind",
-    "glass",
-    "letter",
-    "paper",
-    "winter",
-    "bird",
-]
+WORDS = ("ice", "river", "lamp", "bread", "snow", "moon", "stone", "bell", "train", "garden", "wind", "glass", "winter")
 LOAD_JOBS = 48
 """Jobs of the other load that wait or run at a time: more than there are slots."""
 LOOK_SECONDS = 0.5
