@@ -113,9 +113,15 @@ def run_job(job_id: str, desk: Desk) -> str:
 
 
 def _run(job: ClaimedJob, lease: Lease, desk: Desk) -> str:
-    desk.events.state(lease.job_id, JobState.RUNNING, job.ref.number)
+    if not _on_demand(job):
+        desk.events.state(lease.job_id, JobState.RUNNING, job.ref.number)
     outcome = _attempt(job, lease, desk)
-    return "lease lost" if lease.lost else _finish(job.ref, outcome, desk)
+    return "lease lost" if lease.lost else _finish(job, outcome, desk)
+
+
+def _on_demand(job: ClaimedJob) -> bool:
+    """Whether the job's events go out only while somebody follows it."""
+    return job.priority == Priority.BATCH
 
 
 def _runs_alone(job_id: str, desk: Desk) -> bool:
@@ -144,7 +150,7 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
         return Failed("model_mismatch", "The job went to a worker that holds another model.", retryable=True)
     try:
         request = build_request(job, desk.vocabulary, desk.proofs)
-        desk.broadcaster.open(request.id, job.ref)
+        desk.broadcaster.open(request.id, job.ref, on_demand=_on_demand(job))
         try:
             generation = desk.engine.submit(request)
             lease.attach(generation)
@@ -166,8 +172,9 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
     return outcome_of(completion, request, job, desk.recipe)
 
 
-def _finish(ref: AttemptRef, outcome: Outcome, desk: Desk) -> str:
+def _finish(job: ClaimedJob, outcome: Outcome, desk: Desk) -> str:
     """Store the end, and tell it after the commit."""
+    ref = job.ref
     try:
         state = _store(ref, outcome, desk)
     except LeaseLost:
@@ -175,11 +182,13 @@ def _finish(ref: AttemptRef, outcome: Outcome, desk: Desk) -> str:
     except StoreUnavailable:
         logger.error("The end of %s could not be stored before the worker stopped; it will run again.", ref.job_id)
         return "not stored"
-    if state in ENDED:
-        desk.events.end(ref.job_id, state)
-    else:
+    if state not in ENDED:
         desk.events.state(ref.job_id, state, ref.number)
         desk.events.wake_dispatcher()
+    elif _on_demand(job):
+        desk.broadcaster.ended(ref.job_id, state)
+    else:
+        desk.events.end(ref.job_id, state)
     return str(state)
 
 

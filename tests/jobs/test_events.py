@@ -37,6 +37,7 @@ class Stage:
         self.redis: AsyncRedis = open_async_redis(url)
         self.reader = EventReader(self.redis, **reader_options)
         self._text: dict[int, str] = {}
+        self._followings: list[Following] = []
 
     def write(self, text: str, attempt: int = 1) -> None:
         whole = self._text.get(attempt, "") + text
@@ -44,15 +45,19 @@ class Stage:
         assert self.writer.text([(JOB, attempt, len(whole), text, whole)])
 
     def follow(self, after: int = 0) -> Following:
-        return Following(self.reader, after)
+        self._followings.append(Following(self.reader, after))
+        return self._followings[-1]
 
     async def subscribed(self, number: int = 1) -> None:
-        """Wait until Redis knows of our subscription."""
+        """Wait until Redis knows of our subscription, and every reader has seen what was there before."""
         for _ in range(2000):
             if (await self.redis.pubsub_numsub(job_channel(JOB)))[0][1] == number:
-                return
+                break
             await asyncio.sleep(0.005)
-        raise AssertionError("nobody subscribed")
+        else:
+            raise AssertionError("nobody subscribed")
+        for following in self._followings:
+            await following.listening.wait()
 
 
 class Following:
@@ -60,13 +65,17 @@ class Following:
 
     def __init__(self, reader: EventReader, after: int) -> None:
         self.events: list[dict[str, Any]] = []
+        self.listening = asyncio.Event()
         self._news = asyncio.Event()
         self.task = asyncio.create_task(self._run(reader, after))
 
     async def _run(self, reader: EventReader, after: int) -> None:
-        async for event in reader.follow(JOB, after):
-            self.events.append(event)
-            self._news.set()
+        async for event in reader.follow(JOB, after, tell_listening=True):
+            if event["type"] == "listening":
+                self.listening.set()
+            else:
+                self.events.append(event)
+                self._news.set()
 
     @property
     def text(self) -> str:
