@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
@@ -17,10 +18,10 @@ from worker.station import Station, StationStep, concurrency
 from worker.transport import WorkerConnection
 
 
-def make_worker_app(settings: Settings) -> Celery:
+def make_worker_app(settings: Settings, make_station: Callable[[Settings], Station] = Station) -> Celery:
     """An app with the task `penstock.generate` and the station in its worker's blueprint."""
     app = make_app(settings)
-    station = Station(settings)
+    station = make_station(settings)
     app.station = station
     app.amqp.Connection = WorkerConnection
     app.steps["worker"].add(StationStep)

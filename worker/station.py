@@ -107,9 +107,7 @@ class Station:
         self._results = ResultWriter(self._store)
         interest = Interest()
         self._broadcaster = Broadcaster(events, settings.event_interval_seconds, interest=interest)
-        self._engine = Engine(
-            loaded.model, on_text=self._broadcaster.deltas, sampling_threads=sampling_threads(settings)
-        )
+        self._engine = self._make_engine(loaded)
         self._listener = Listener(
             open_redis(settings.resolved_redis_url),
             {CANCEL_CHANNEL: self._leases.cancel, FOLLOW_CHANNEL: interest.hear},
@@ -143,6 +141,10 @@ class Station:
             company=self._company,
             on_engine_failure=self._engine_failed,
         )
+
+    def _make_engine(self, loaded: Loaded) -> Engine:
+        threads = sampling_threads(self.settings)
+        return Engine(loaded.model, on_text=self._broadcaster.deltas, sampling_threads=threads)
 
     def _hang_into(self, controller: Any) -> None:
         pool = controller.pool
