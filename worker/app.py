@@ -13,6 +13,7 @@ from celery.exceptions import Reject
 
 from jobs.queue import TASK, make_app
 from jobs.settings import Settings
+from worker.consumer import GatheringConsumer
 from worker.pool import DrainingThreadPool
 from worker.station import Station, StationStep, concurrency
 from worker.transport import WorkerConnection
@@ -28,6 +29,7 @@ def make_worker_app(settings: Settings, make_station: Callable[[Settings], Stati
     app.conf.update(
         worker_pool=f"{DrainingThreadPool.__module__}:{DrainingThreadPool.__name__}",
         worker_concurrency=concurrency(settings),
+        worker_consumer=f"{GatheringConsumer.__module__}:{GatheringConsumer.__name__}",
         # A task goes on without Redis: only its message is lost.
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_redirect_stdouts=False,  # the progress bars of loading belong on the terminal

@@ -28,6 +28,7 @@ from jobs.settings import Settings
 from jobs.states import Priority
 from jobs.store import Store
 from worker.broadcast import Broadcaster
+from worker.claims import ClaimWriter
 from worker.company import Company
 from worker.drain import Drain
 from worker.engine.engine import Engine
@@ -104,6 +105,7 @@ class Station:
         settings, loaded = self.settings, self._loaded
         events = EventWriter(self._redis, snapshot_seconds=settings.snapshot_seconds)
         self._leases = LeaseKeeper(self._store, self.name, settings.lease_seconds)
+        self._claims = ClaimWriter(self._store, self.name)
         self._results = ResultWriter(self._store)
         interest = Interest()
         self._broadcaster = Broadcaster(events, settings.event_interval_seconds, interest=interest)
@@ -135,6 +137,7 @@ class Station:
             recipe=loaded.recipe,
             proofs=loaded.proofs,
             leases=self._leases,
+            claims=self._claims,
             results=self._results,
             broadcaster=self._broadcaster,
             events=events,
@@ -154,7 +157,7 @@ class Station:
 
     def _start_parts(self) -> None:
         self._engine.start()
-        for part in (self._results, self._broadcaster, self._leases, self._listener):
+        for part in (self._claims, self._results, self._broadcaster, self._leases, self._listener):
             part.start()
         try:
             self._announce()
@@ -290,7 +293,7 @@ class Station:
         given_up = self._results.close(timeout_seconds=1.0)
         if given_up:
             logger.error("%d ends could not be stored: the database is away. Those jobs will run again.", given_up)
-        for part in (self._heartbeat, self._listener, self._leases, self._broadcaster):
+        for part in (self._claims, self._heartbeat, self._listener, self._leases, self._broadcaster):
             part.stop()
         self._redis.close()
         self._database.dispose()

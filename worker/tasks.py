@@ -29,6 +29,7 @@ from jobs.records import (
 )
 from jobs.states import ENDED, FinishReason, JobState, Priority
 from worker.broadcast import Broadcaster, storable
+from worker.claims import Claims, ClaimWriter
 from worker.company import Closed, Company
 from worker.engine.engine import EngineStopped
 from worker.engine.generation import Completion, Generation, Prompt, Request, Sampling, TokenLogprob
@@ -41,13 +42,6 @@ logger = logging.getLogger("penstock.tasks")
 CLAIM_TRY_SECONDS = 5.0
 """How long a claim is tried against a database that is away. Then the message is let go: the row stays, and the
 dispatcher publishes it again."""
-
-
-class Claims(Protocol):
-    """The part of the store that claims. `in_company`: not a job on its last attempt, which runs alone."""
-
-    def claim(self, job_id: str, worker: str, *, in_company: bool = False) -> ClaimedJob | None: ...
-    def runs_alone(self, job_id: str) -> bool: ...
 
 
 class Submits(Protocol):
@@ -86,6 +80,7 @@ class Desk:
     recipe: Mapping[str, Any]
     """Without the row class, which each completion brings."""
     leases: LeaseKeeper
+    claims: ClaimWriter
     results: ResultWriter
     proofs: Proofs
     broadcaster: Broadcaster
@@ -133,13 +128,25 @@ def _runs_alone(job_id: str, desk: Desk) -> bool:
 
 def _claim(lease: Lease, desk: Desk, *, in_company: bool) -> ClaimedJob | None:
     try:
+        return _claimed(lease, desk, in_company=in_company)
+    except StoreUnavailable:
+        return _claim_patiently(lease, desk, in_company=in_company)
+
+
+def _claim_patiently(lease: Lease, desk: Desk, *, in_company: bool) -> ClaimedJob | None:
+    try:
         for attempt in stamina.retry_context(on=StoreUnavailable, attempts=None, timeout=CLAIM_TRY_SECONDS, wait_max=1):
             with attempt:
-                asked_at = time.monotonic()
-                job = desk.store.claim(lease.job_id, desk.worker, in_company=in_company)
+                job = _claimed(lease, desk, in_company=in_company)
     except StoreUnavailable:
         logger.warning("%s cannot be claimed, the database is away; it will be published again.", lease.job_id)
         return None
+    return job
+
+
+def _claimed(lease: Lease, desk: Desk, *, in_company: bool) -> ClaimedJob | None:
+    asked_at = time.monotonic()
+    job = desk.claims.claim(lease.job_id) if in_company else desk.store.claim(lease.job_id, desk.worker)
     if job is not None:
         lease.hold(job, asked_at)
     return job

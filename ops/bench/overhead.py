@@ -2,7 +2,8 @@
 
 In one run, in turn: a bare Celery worker over N messages that do nothing, and the real dispatcher and worker over N
 batch lines with an engine that answers at once, in SQLite and in PostgreSQL. Both begin when the first message is
-published or the lines are stored, and end when the last one is done. Prints jobs a second and their ratio.
+published or the lines are stored, and end when the last one is done. Prints jobs a second and their ratio, and the
+worker's processor time a job, which other users of the machine disturb less.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
+import psutil
 import redis
 from rich.console import Console
 from rich.table import Table
@@ -41,13 +44,24 @@ PROMPT = "Write a haiku about ice hockey, the cold rink and the winter light"
 BARE = "bare Celery"
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One contestant's figures in one round."""
+
+    jobs_per_second: float
+    cpu_ms_a_job: float
+
+
+Runs = dict[str, list[Run]]
+
+
 def main() -> int:
     """Run every contestant in turn, several rounds."""
     options = _arguments()
     console = Console()
-    rates: dict[str, list[float]] = {}
+    runs: dict[str, list[Run]] = {}
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ps-bench-", dir="/tmp")))  # noqa: S108
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ps-bench-", dir="/tmp")))
         folder.chmod(0o711)
         redis_url = stack.enter_context(_redis(folder))
         urls = {"Penstock, SQLite": f"sqlite:///{folder / 'bench.db'}"}
@@ -57,12 +71,13 @@ def main() -> int:
             migrate(url)
         for number in range(options.rounds):
             console.print(f"Round {number + 1} of {options.rounds}, {options.jobs} jobs each …")
-            rates.setdefault(BARE, []).append(_bare(_settings(folder, redis_url, ""), options.jobs))
+            runs.setdefault(BARE, []).append(_bare(_settings(folder, redis_url, ""), options.jobs))
             for name, url in urls.items():
-                rates.setdefault(name, []).append(_penstock(_settings(folder, redis_url, url), options.jobs))
-    console.print(_table(rates))
+                runs.setdefault(name, []).append(_penstock(_settings(folder, redis_url, url), options.jobs))
+    console.print(_table(runs))
     if options.json:
-        options.json.write_text(json.dumps({"jobs_per_second": rates, "ratio": _ratios(rates)}, indent=2) + "\n")
+        figures = {name: [asdict(run) for run in rounds] for name, rounds in runs.items()}
+        options.json.write_text(json.dumps({"runs": figures, "ratio": _ratios(runs)}, indent=2) + "\n")
     return 0
 
 
@@ -76,61 +91,79 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _ratios(rates: dict[str, list[float]]) -> dict[str, float]:
+def _ratios(runs: Runs) -> dict[str, float]:
     """Each contestant beside the bare worker of its own round; the median of the rounds."""
     return {
-        name: median(rate / bare for rate, bare in zip(rounds, rates[BARE], strict=True))
-        for name, rounds in rates.items()
+        name: median(run.jobs_per_second / bare.jobs_per_second for run, bare in zip(rounds, runs[BARE], strict=True))
+        for name, rounds in runs.items()
     }
 
 
-def _table(rates: dict[str, list[float]]) -> Table:
-    table = Table("worker", "jobs/s, each round", "× bare Celery (median)", title="Jobs end to end, no model")
-    for name, ratio in _ratios(rates).items():
-        table.add_row(name, ", ".join(f"{rate:.0f}" for rate in rates[name]), f"{ratio:.2f}")
+def _table(runs: Runs) -> Table:
+    table = Table(
+        "worker",
+        "jobs/s, each round",
+        "× bare Celery (median)",
+        "worker's CPU ms a job",
+        title="Jobs end to end, no model",
+    )
+    for name, ratio in _ratios(runs).items():
+        rates = ", ".join(f"{run.jobs_per_second:.0f}" for run in runs[name])
+        table.add_row(name, rates, f"{ratio:.2f}", f"{median(run.cpu_ms_a_job for run in runs[name]):.2f}")
     return table
 
 
-def _bare(settings: Settings, num_jobs: int) -> float:
+def _measured(worker: psutil.Process, num_jobs: int, run: Callable[[int], None]) -> Run:
+    """Warm up, then run."""
+    run(WARM_UP)
+    started, cpu = time.perf_counter(), _cpu_seconds(worker)
+    run(num_jobs)
+    seconds = time.perf_counter() - started
+    return Run(num_jobs / seconds, 1000 * (_cpu_seconds(worker) - cpu) / num_jobs)
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _bare(settings: Settings, num_jobs: int) -> Run:
     """Messages a second of a worker that does nothing with them."""
     client = redis.Redis.from_url(settings.resolved_redis_url)
     client.flushall()
     publisher = Publisher(make_bare_app(settings), task=NOOP)
-    with _role("ops.bench.bare_worker", settings) as ready:
-        ready()
 
-        def run(number: int) -> float:
-            count = int(client.get(COUNT_KEY) or 0) + number  # type: ignore[arg-type]
-            started = time.perf_counter()
-            publisher.publish([f"job_{index:032x}" for index in range(number)], Priority.BATCH)
-            _wait_until(lambda: int(client.get(COUNT_KEY) or 0) >= count)  # type: ignore[arg-type]
-            return number / (time.perf_counter() - started)
+    def counted() -> int:
+        return int(client.get(COUNT_KEY) or 0)  # type: ignore[arg-type]
 
-        run(WARM_UP)
-        return run(num_jobs)
+    def run(number: int) -> None:
+        count = counted() + number
+        publisher.publish([f"job_{index:032x}" for index in range(number)], Priority.BATCH)
+        _wait_until(lambda: counted() >= count)
+
+    with _role("ops.bench.bare_worker", settings) as worker:
+        return _measured(worker, num_jobs, run)
 
 
-def _penstock(settings: Settings, num_jobs: int) -> float:
+def _penstock(settings: Settings, num_jobs: int) -> Run:
     """Batch lines a second, from stored to ended."""
     redis.Redis.from_url(settings.resolved_redis_url).flushall()
     engine = open_engine(settings.resolved_database_url)
     store = Store(engine, settings=settings)
-    with _role("ops.bench.instant_worker", settings) as ready, _role("jobs.dispatcher", settings) as _:
-        ready()
 
-        def run(number: int) -> float:
-            batch_id = _submit(store, settings, number)
-            started = time.perf_counter()
-            _wait_until(lambda: store.get_batch(batch_id)[0].ended_at is not None)
-            seconds = time.perf_counter() - started
-            if store.get_batch(batch_id)[1].by_state[JobState.SUCCEEDED] != number:
-                raise RuntimeError("not every line succeeded")
-            return number / seconds
+    def run(number: int) -> None:
+        batch_id = _submit(store, settings, number)
+        _wait_until(lambda: store.get_batch(batch_id)[0].ended_at is not None)
+        if store.get_batch(batch_id)[1].by_state[JobState.SUCCEEDED] != number:
+            raise RuntimeError("not every line succeeded")
 
-        run(WARM_UP)
-        rate = run(num_jobs)
+    with (
+        _role("jobs.dispatcher", settings, ready="dispatcher_started"),
+        _role("ops.bench.instant_worker", settings) as worker,
+    ):
+        measured = _measured(worker, num_jobs, run)
     engine.dispose()
-    return rate
+    return measured
 
 
 def _submit(store: Store, settings: Settings, number: int) -> str:
@@ -146,19 +179,16 @@ def _settings(folder: Path, redis_url: str, database_url: str) -> Settings:
 
 
 @contextmanager
-def _role(module: str, settings: Settings) -> Iterator[Callable[[], None]]:
-    """`python -m MODULE` with these settings. Yields a call that waits until Celery says that it is ready."""
+def _role(module: str, settings: Settings, ready: str = " ready.") -> Iterator[psutil.Process]:
+    """`python -m MODULE` with these settings, once its log says `ready`."""
     names = ("home", "redis_url", "database_url", "model")
     environment = {**os.environ, **{f"PENSTOCK_{name.upper()}": str(getattr(settings, name)) for name in names}}
     log = settings.home / f"{module}.log"
     with _process([sys.executable, "-m", module], log, environment) as process:
-
-        def ready() -> None:
-            _wait_until(lambda: " ready." in log.read_text() or process.poll() is not None, START_SECONDS)
-            if process.poll() is not None:
-                raise RuntimeError(f"{module} ended with status {process.returncode}:\n{log.read_text()[-2000:]}")
-
-        yield ready
+        _wait_until(lambda: ready in log.read_text() or process.poll() is not None, START_SECONDS)
+        if process.poll() is not None:
+            raise RuntimeError(f"{module} ended with status {process.returncode}:\n{log.read_text()[-2000:]}")
+        yield psutil.Process(process.pid)
 
 
 @contextmanager
