@@ -41,6 +41,7 @@ from worker.loading import Loaded, load, options_of, sampling_threads
 from worker.results import ResultWriter
 from worker.sources import ModelUnavailable
 from worker.tasks import Desk, run_job
+from worker.transport import unblock
 
 logger = logging.getLogger("penstock.station")
 
@@ -62,6 +63,11 @@ def batch_limit(settings: Settings) -> int:
     """
     options = options_of(settings)
     return 2 * options.tile_slots or options.slots
+
+
+def gate_slack(settings: Settings) -> int:
+    """Lines that may go before more are taken: half of those that only follow, so that no slot ever waits."""
+    return options_of(settings).tile_slots // 2
 
 
 def concurrency(settings: Settings) -> int:
@@ -116,7 +122,14 @@ class Station:
             on_return=self._catch_up,
         )
         self._events = events
-        self._gate = Gate(self._controller, QUEUES, Priority.BATCH.value, batch_limit(settings))
+        self._gate = Gate(
+            self._controller,
+            QUEUES,
+            Priority.BATCH.value,
+            batch_limit(settings),
+            slack=gate_slack(settings),
+            on_open=unblock,
+        )
         self._company = Company()
         self._drain = Drain(
             settings.drain_seconds,

@@ -21,8 +21,8 @@ from redis.exceptions import RedisError
 
 RETRY_SECONDS = 1.0
 BRPOP_SECONDS = 0.1
-"""How long one wait for a message lasts. A queue that the gate opens joins in with the next wait, and slots must not
-stand empty until then. (Redis takes fractions from version 6 on.)"""
+"""How long one wait for a message lasts at most. A queue that the gate opens joins in with the next wait; should
+`unblock` fail to end this one, slots do not stand empty for long. (Redis takes fractions from version 6 on.)"""
 
 
 class QoS(redis.QoS):  # type: ignore[misc]
@@ -55,8 +55,31 @@ class QoS(redis.QoS):  # type: ignore[misc]
 
 
 class Channel(redis.Channel):  # type: ignore[misc]
+    """A channel whose wait for a message can be cut short: `unblock`."""
+
     QoS = QoS
     do_restore = False
+    _waits_as: tuple[Any, int] | None = None
+    """The socket of the connection that waits, and what Redis calls it."""
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        connection = self.client.connection
+        if self._waits_as is None or connection._sock is None or self._waits_as[0] is not connection._sock:
+            connection.send_command("CLIENT", "ID")
+            self._waits_as = (connection._sock, int(connection.read_response()))
+        super()._brpop_start(timeout)
+
+    def unblock(self) -> None:
+        """End a wait that began before a queue was opened: the next one listens to it too."""
+        if self._in_poll is not None and self._waits_as is not None:
+            with suppress(RedisError, OSError), self.conn_or_acquire() as client:
+                client.client_unblock(self._waits_as[1])
+
+
+def unblock(task_consumer: Any) -> None:
+    """Let a consumer listen at once to what it was just told to."""
+    if isinstance(task_consumer.channel, Channel):
+        task_consumer.channel.unblock()
 
 
 class Transport(redis.Transport):  # type: ignore[misc]

@@ -134,7 +134,7 @@ def _bare(settings: Settings, num_jobs: int) -> Run:
     publisher = Publisher(make_bare_app(settings), task=NOOP)
 
     def counted() -> int:
-        return int(client.get(COUNT_KEY) or 0)  # type: ignore[arg-type]
+        return int(client.get(COUNT_KEY) or 0)
 
     def run(number: int) -> None:
         count = counted() + number
