@@ -219,8 +219,9 @@ class Dispatcher:
                 outage.began(error)
                 wait_seconds = min(MAX_WAIT_SECONDS, 2 * wait_seconds)
             else:
-                if last.refilled or len(last.published.interactive) > 0:
-                    continue  # There may be more: look at once.
+                many = len(last.published.batch) > self._settings.dispatch_window // 2
+                if last.refilled or many or len(last.published.interactive) > 0:
+                    continue  # There may be more, or the lines are short: look at once.
             bell.wait(wait_seconds, stop)
         self.resign()
         bell.close()

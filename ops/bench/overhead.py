@@ -29,6 +29,7 @@ from rich.table import Table
 
 from cli.embedded import find_redis_server, postgres_command, postgres_url_file, redis_answers, redis_command
 from jobs.database import migrate, open_engine
+from jobs.events import EventWriter
 from jobs.queue import Publisher
 from jobs.records import NewJob
 from jobs.settings import Settings
@@ -150,9 +151,11 @@ def _penstock(settings: Settings, num_jobs: int) -> Run:
     redis.Redis.from_url(settings.resolved_redis_url).flushall()
     engine = open_engine(settings.resolved_database_url)
     store = Store(engine, settings=settings)
+    events = EventWriter(redis.Redis.from_url(settings.resolved_redis_url))
 
     def run(number: int) -> None:
         batch_id = _submit(store, settings, number)
+        events.wake_dispatcher()
         _wait_until(lambda: store.get_batch(batch_id)[0].ended_at is not None)
         if store.get_batch(batch_id)[1].by_state[JobState.SUCCEEDED] != number:
             raise RuntimeError("not every line succeeded")
