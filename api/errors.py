@@ -67,11 +67,10 @@ def body_too_large(limit_bytes: int) -> Refusal:
     )
 
 
-def model_not_found(model: str) -> Refusal:
+def model_not_found(model: str, param: str = "model") -> Refusal:
     """`model` is what is served, for the caller to correct the request."""
-    return Refusal(
-        HTTPStatus.NOT_FOUND, f"model: only {model!r} is served here.", code="model_not_found", param="model"
-    )
+    message = f"{param}: only {model!r} is served here."
+    return Refusal(HTTPStatus.NOT_FOUND, message, code="model_not_found", param=param)
 
 
 def error_body(message: str, *, type: str, param: str | None, code: str) -> dict[str, Any]:  # noqa: A002
