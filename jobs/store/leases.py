@@ -49,6 +49,7 @@ _CLAIM = (
         Job.deadline_at,
         Job.created_at,
         Job.available_at,
+        Job.row_class,
     )
     .execution_options(synchronize_session=False)
 )
