@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic.json_schema import models_json_schema
 
+from api.openai.requests import ChatRequest, CompletionRequest
 from api.wire import JobRequest, ManyJobsRequest
 
 ASSETS_URL = "/docs/assets"
@@ -20,6 +21,8 @@ _POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
 )
 _POLICY += "connect-src 'self'; frame-ancestors 'none'"
+_BODIES = (JobRequest, ManyJobsRequest, ChatRequest, CompletionRequest)
+"""Bodies that FastAPI does not parse itself."""
 _REF = "#/components/schemas/{model}"
 
 
@@ -51,7 +54,7 @@ def _described(app: FastAPI) -> dict[str, Any]:
     schema = get_openapi(
         title=app.title, version=app.version, summary=app.summary, description=app.description, routes=app.routes
     )
-    _, bodies = models_json_schema([(JobRequest, "validation"), (ManyJobsRequest, "validation")], ref_template=_REF)
+    _, bodies = models_json_schema([(body, "validation") for body in _BODIES], ref_template=_REF)
     schemas = schema["components"]["schemas"]
     schemas.update(bodies["$defs"])
     # FastAPI promises a 422 of its own shape; here what is wrong is a 400 of ours.
