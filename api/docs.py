@@ -14,6 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic.json_schema import models_json_schema
 
 from api.openai.requests import ChatRequest, CompletionRequest
+from api.openai.responses import ResponseRequest
 from api.wire import JobRequest, ManyJobsRequest
 
 ASSETS_URL = "/docs/assets"
@@ -21,7 +22,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
 )
 _POLICY += "connect-src 'self'; frame-ancestors 'none'"
-_BODIES = (JobRequest, ManyJobsRequest, ChatRequest, CompletionRequest)
+_BODIES = (JobRequest, ManyJobsRequest, ChatRequest, CompletionRequest, ResponseRequest)
 """Bodies that FastAPI does not parse itself."""
 _REF = "#/components/schemas/{model}"
 

@@ -31,6 +31,8 @@ class NewJob:
     metadata: Mapping[str, str] = field(default_factory=dict)
     custom_id: str | None = None
     max_attempts: int | None = None
+    origin: Mapping[str, Any] | None = None
+    """What another wire needs to show the job as it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,25 +42,29 @@ class Call:
 
     parts: Services
     owner: str | None
-    asked: Asked
     ids: Sequence[str]
     keep: bool
     """They go on without the caller."""
 
     async def done(self) -> list[Done]:
         """Wait for every job; its row and its text. Raises Refusal for one that did not succeed."""
-        return list(await asyncio.gather(*(self._done(job_id) for job_id in self.ids)))
+        await self.ended()
+        return [await self.read(job_id) for job_id in self.ids]
 
-    async def _done(self, job_id: str) -> Done:
+    async def ended(self) -> bool:
+        """Wait until every job has ended, however it did."""
+        await asyncio.gather(*(self._ended(job_id) for job_id in self.ids))
+        return True
+
+    async def _ended(self, job_id: str) -> None:
         async with contextlib.aclosing(self.follow(job_id)) as events:
             async for told in events:
                 if isinstance(told, Ended):
-                    return await self.read(job_id)
+                    return
                 if isinstance(told, Broken):
                     break
         while not await self._has_ended(job_id):
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
-        return await self.read(job_id)
 
     async def follow(self, job_id: str) -> AsyncGenerator[Told]:
         """The job's events, from its first character."""
@@ -109,14 +113,16 @@ def begin(
     keep: bool,
     key: str | None = None,
     body_sha256: str | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> Call:
     """Store and publish the jobs of a request. Blocks. Raises what fitting and submitting raise."""
     fitted = fit(asked.draft, parts.catalog.served())
-    jobs = with_choices(fitted.new_job(Priority.INTERACTIVE), fitted.seed, asked.num_choices)
+    job = replace(fitted.new_job(Priority.INTERACTIVE), origin=origin)
+    jobs = with_choices(job, fitted.seed, asked.num_choices)
     made = parts.store.submit(jobs, owner=owner or "", idempotency_key=key, body_sha256=body_sha256)
     if not made.replayed:
         parts.announcer.queued(made.ids, 0)
-    return Call(parts, owner, asked, made.ids, keep)
+    return Call(parts, owner, made.ids, keep)
 
 
 def with_choices(job: NewJob, seed: int | None, num_choices: int) -> list[NewJob]:

@@ -119,6 +119,11 @@ def _parameters(
         wanted["max_tokens"] = max_tokens
     if request.response_format is not None:
         wanted["response_format"] = request.response_format
+    return read_parameters(wanted, names, under)
+
+
+def read_parameters(wanted: dict[str, Any], names: Mapping[str, str], under: str = "") -> Parameters:
+    """The knobs, within the limits of a native job. `names`: what the caller calls a knob. Raises InvalidRequest."""
     try:
         return Parameters.model_validate(wanted)
     except ValidationError as error:

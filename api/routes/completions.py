@@ -81,28 +81,29 @@ async def completion(
 async def _complete(  # noqa: PLR0917 -- the two endpoints hand on what they were given
     kind: Kind, request: Request, parts: Services, owner: str | None, key: str | None, raw: bytes
 ) -> Response:
-    call = await run_in_threadpool(_begun, kind, parts, owner, key, raw)
+    asked, call = await run_in_threadpool(_begun, kind, parts, owner, key, raw)
     headers = {**_HEADERS, "x-request-id": call.ids[0]}
-    if call.asked.stream:
-        return EventStream(_streamed(kind, call), headers=headers)
+    if asked.stream:
+        return EventStream(_streamed(kind, asked, call), headers=headers)
     done = await unless_gone(request, call, asyncio.create_task(call.done()))
     if done is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     return JSONResponse(whole(kind, done), headers=headers)
 
 
-def _begun(kind: Kind, parts: Services, owner: str | None, key: str | None, raw: bytes) -> Call:
+def _begun(kind: Kind, parts: Services, owner: str | None, key: str | None, raw: bytes) -> tuple[Asked, Call]:
     body = parse_object(raw)
     asked = _READERS[kind](body)
     sha256 = None if key is None else fingerprint(body)
-    return begin(parts, owner, asked, keep=body.get("store") is True, key=key, body_sha256=sha256)
+    keep = body.get("store") is True
+    return asked, begin(parts, owner, asked, keep=keep, key=key, body_sha256=sha256)
 
 
-async def _streamed(kind: Kind, call: Call) -> AsyncGenerator[bytes]:
+async def _streamed(kind: Kind, asked: Asked, call: Call) -> AsyncGenerator[bytes]:
     """The chunks of every choice. However it ends, jobs that nobody waits for any more are cancelled."""
     complete = False
     try:
-        async with contextlib.aclosing(_chunks(kind, call)) as chunks:
+        async with contextlib.aclosing(_chunks(kind, asked, call)) as chunks:
             async for piece in chunks:
                 complete = complete or piece == DONE
                 if piece:
@@ -116,9 +117,9 @@ async def _streamed(kind: Kind, call: Call) -> AsyncGenerator[bytes]:
             call.abandon()
 
 
-async def _chunks(kind: Kind, call: Call) -> AsyncGenerator[bytes]:
+async def _chunks(kind: Kind, asked: Asked, call: Call) -> AsyncGenerator[bytes]:
     first = await run_in_threadpool(call.parts.store.get, call.ids[0])
-    chunks = Chunks(kind, first.id, int(first.created_at.timestamp()), first.model, call.asked.include_usage)
+    chunks = Chunks(kind, first.id, int(first.created_at.timestamp()), first.model, asked.include_usage)
     for index in range(len(call.ids)):
         yield chunks.opening(index)
     generations: dict[int, Generation] = {}

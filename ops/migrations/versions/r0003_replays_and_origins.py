@@ -1,4 +1,4 @@
-"""replays
+"""replays, and what other wires remember of a job
 
 Revision: 0003, after 0002.
 """
@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-NEW_COLUMNS = (sa.Column("replay_of", sa.String(length=48)), sa.Column("row_class", sa.String(length=8)))
+JSON = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+NEW_COLUMNS = (
+    sa.Column("replay_of", sa.String(length=48)),
+    sa.Column("row_class", sa.String(length=8)),
+    sa.Column("origin", JSON),
+)
 
 
 def upgrade() -> None:
