@@ -177,7 +177,7 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
     if desk.engine.failure is not None:
         desk.on_engine_failure()
     assert completion is not None  # noqa: S101  `wait` without a timeout
-    return outcome_of(completion, request, job, desk.recipe)
+    return outcome_of(completion, request, job, desk.recipe, desk.proofs)
 
 
 def _finish(job: ClaimedJob, outcome: Outcome, desk: Desk) -> str:
@@ -262,8 +262,10 @@ _OUTCOMES: dict[str, Callable[[GenerationRecord, Completion], Outcome]] = {
 }
 
 
-def outcome_of(completion: Completion, request: Request, job: ClaimedJob, recipe: Mapping[str, Any]) -> Outcome:
-    """What a completion means for its job."""
+def outcome_of(
+    completion: Completion, request: Request, job: ClaimedJob, recipe: Mapping[str, Any], proofs: Proofs
+) -> Outcome:
+    """What a completion means for its job. Its recipe says whether its row class is proven: exact, whoever asked."""
     reason = completion.finish_reason
     waited = {name: job.seconds_queued + completion.timings[name] for name in ("queued", "first_token", "total")}
     record = GenerationRecord(
@@ -271,7 +273,7 @@ def outcome_of(completion: Completion, request: Request, job: ClaimedJob, recipe
         finish_reason=FinishReason(reason) if reason in ("stop", "length") else None,
         prompt_token_ids=request.prompt.token_ids,
         completion_token_ids=completion.token_ids,
-        recipe={**recipe, "row_class": completion.row_class},
+        recipe={**recipe, "row_class": completion.row_class, "exact": bool(proofs.get(completion.row_class))},
         timings={**completion.timings, **waited},
         logprobs=None if completion.logprobs is None else [_logprob(entry) for entry in completion.logprobs],
     )

@@ -328,7 +328,7 @@ def test_logprobs_are_stored_with_exact_bytes(room: Room) -> None:
     completion = live.wait(0)
     assert completion is not None
     entry = TokenLogprob(5, b"\xc3", -0.1, top=((6, b"a", -0.2),))
-    outcome = outcome_of(replace(completion, logprobs=[entry]), request, claimed("a"), {})
+    outcome = outcome_of(replace(completion, logprobs=[entry]), request, claimed("a"), {}, {})
     room.engine.live.clear()
     assert isinstance(outcome, Expired)
     assert outcome.generation is not None
