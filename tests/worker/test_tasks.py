@@ -144,7 +144,7 @@ def test_a_job_runs_to_a_stored_generation(room: Room) -> None:
     record = outcome.generation
     assert (record.completion, record.finish_reason) == ("ice hockey ", FinishReason.STOP)
     assert (record.prompt_token_ids, record.completion_token_ids) == ((120,), (0, 1, 2))
-    assert record.recipe == {"build": "x", "row_class": "lone"}
+    assert record.recipe == {"build": "x", "row_class": "lone", "exact": True}
     assert record.timings["queued"] == 2.5
 
 
