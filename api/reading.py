@@ -15,7 +15,7 @@ from jobs.states import ENDED, JobState
 from jobs.store import Store
 from jobs.tables import Batch, Job
 
-_IDS = {"job": re.compile("job_[0-9a-f]{32}"), "batch": re.compile("batch_[0-9a-f]{32}")}
+_IDS = {kind: re.compile(f"{kind}_[0-9a-f]{{32}}") for kind in ("job", "batch", "webhook", "delivery")}
 MAX_SHOWN_ID = 64
 
 

@@ -30,6 +30,7 @@ from redis import Redis
 from redis.client import PubSub
 from redis.exceptions import RedisError, ResponseError
 
+from jobs import courier
 from jobs.database import open_engine
 from jobs.errors import PenstockError, QueueUnavailable, StoreUnavailable
 from jobs.events import DISPATCH_CHANNEL, SENTINEL_KEY, EventWriter, open_redis
@@ -288,7 +289,9 @@ def main() -> int:
     store = Store(open_engine(settings.resolved_database_url), settings=settings)
     redis = open_redis(settings.resolved_redis_url)
     log.info("dispatcher_started", interval_seconds=settings.dispatch_interval_seconds, window=settings.dispatch_window)
+    deliveries = courier.start(store, settings, stop)
     Dispatcher(store, Publisher(make_app(settings)), redis, settings).run(stop)
+    deliveries.join(courier.STOP_SECONDS + courier.OUTAGE_SECONDS)
     log.info("dispatcher_stopped")
     return 0
 

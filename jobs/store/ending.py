@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from jobs.errors import LeaseLost
 from jobs.records import AttemptRef, Failed, GenerationRecord, Outcome, recipe_id
 from jobs.states import ENDED, JobState
+from jobs.store import outbox
 from jobs.store.scope import AnyRow, Scope
 from jobs.store.verdicts import AnyOutcome, Verdict, after
 from jobs.tables import Attempt, Batch, Generation, Job, Recipe
@@ -92,6 +93,7 @@ def apply(scope: Scope, judged: Sequence[Judged]) -> None:
         raise RuntimeError(f"{moved.rowcount} of {len(judged)} locked jobs moved")
     scope.connection.execute(_END_ATTEMPT, [_ended_attempt(scope, job, verdict) for job, verdict in judged])
     count(scope, ((job.batch_id, verdict.state) for job, verdict in judged))
+    outbox.job_ended(scope, ((job.id, job.batch_id, verdict.state) for job, verdict in judged))
 
 
 def _move(scope: Scope, job: AnyRow, verdict: Verdict) -> dict[str, Any]:
@@ -128,6 +130,7 @@ def end_queued(scope: Scope, ids: Collection[str], state: JobState) -> list[str]
             .values(state=state, ended_at=scope.now, published_at=None)
         )
         count(scope, ((job.batch_id, state) for job in jobs))
+        outbox.job_ended(scope, ((job.id, job.batch_id, state) for job in jobs))
     return ended
 
 

@@ -32,6 +32,7 @@ from jobs.records import (
 from jobs.settings import Settings
 from jobs.states import JobState, Priority
 from jobs.store import audit, cancelling, dispatching, ending, intake, leases, reading, registry, sweep
+from jobs.store.hooks import WebhookStore
 from jobs.store.scope import Scope
 from jobs.tables import Attempt, Batch, Generation, Job, Model, Worker
 
@@ -40,7 +41,7 @@ Clock = Callable[[], datetime]
 MAX_SWEEP_CHUNKS = 20
 
 
-class Store:
+class Store(WebhookStore):
     """Jobs and all that belongs to them. `owner=None` means anybody's; another owner's rows are NotFound.
 
     `clock` None reads the database's clock in each transaction; `dice` draws the jitter of retries.

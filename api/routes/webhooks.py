@@ -1,0 +1,199 @@
+"""/v1/webhooks: where to be told of ends, and how the telling went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from api.body import fingerprint, parse_object
+from api.faults import first_fault
+from api.hook_wire import (
+    DeletedWebhook,
+    DeliveryObject,
+    DeliveryPage,
+    NewWebhookObject,
+    WebhookObject,
+    WebhookPage,
+    WebhookRequest,
+    delivery_object,
+    new_webhook_object,
+    page_fields,
+    webhook_object,
+)
+from api.keys import Owner
+from api.reading import check_id
+from api.routes import refusals
+from api.routes.jobs import body_after_key, idempotency_key
+from api.services import Services, services
+from jobs.errors import InvalidRequest, NotFound
+from jobs.targets import check_url
+from jobs.webhooks import NewWebhook
+
+router = APIRouter(tags=["webhooks"])
+
+Parts = Annotated[Services, Depends(services)]
+Answer = TypeVar("Answer")
+
+_CREATE_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": WebhookRequest.model_json_schema(),
+                "example": {"url": "https://example.com/hooks/penstock", "events": ["batch.completed", "batch.failed"]},
+            }
+        },
+    }
+}
+
+
+class PageQuery(BaseModel):
+    """Which page."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    after: str | None = Field(default=None, description="Id of the last one of the page before.")
+
+
+Page = Annotated[PageQuery, Query()]
+
+
+@router.post(
+    "/v1/webhooks",
+    status_code=201,
+    response_model=NewWebhookObject,
+    summary="Make a webhook",
+    responses=refusals(400, 401, 404, 409, 413, 415, 503),
+    openapi_extra=_CREATE_BODY,
+)
+def create(
+    parts: Parts,
+    owner: Owner,
+    key: Annotated[str | None, Depends(idempotency_key)],
+    raw: Annotated[bytes, Depends(body_after_key)],
+    response: Response,
+) -> NewWebhookObject:
+    """Each event is a POST of `{"type", "timestamp", "data"}`, signed as Standard Webhooks says (`webhook-id`,
+    `webhook-timestamp`, `webhook-signature`) with the `secret` of this answer. Any 2xx takes it; other answers and
+    failures are tried again, further and further apart for about a day, under the same `webhook-id`. 410 disables the
+    webhook.
+
+    `job.*` events are of single jobs; those of the lines of batches come only with `include_batch_lines`.
+    """
+    body = parse_object(raw)
+    request = _validated(body)
+    check_url(request.url, allow_private=parts.settings.webhook_allow_private)
+    row, replayed = parts.store.create_webhook(
+        NewWebhook(request.url, request.events, request.include_batch_lines, request.description),
+        owner or "",
+        idempotency_key=key,
+        body_sha256=fingerprint(body) if key is not None else None,
+    )
+    if replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    return new_webhook_object(row)
+
+
+def _validated(body: dict[str, Any]) -> WebhookRequest:
+    try:
+        return WebhookRequest.model_validate(body)
+    except ValidationError as error:
+        raise first_fault(error.errors(include_url=False, include_input=False), body) from None
+
+
+@router.get("/v1/webhooks", response_model=WebhookPage, summary="List webhooks", responses=refusals(400, 401, 503))
+def list_webhooks(parts: Parts, owner: Owner, query: Page) -> WebhookPage:
+    """Newest first, without their secrets."""
+    after = _cursor("webhook", query.after)
+    rows, has_more = _page("webhook", lambda: parts.store.list_webhooks(owner, query.limit, after))
+    return WebhookPage(**page_fields([webhook_object(row) for row in rows], has_more=has_more))
+
+
+@router.get(
+    "/v1/webhooks/{webhook_id}",
+    response_model=WebhookObject,
+    summary="Read a webhook",
+    responses=refusals(401, 404, 503),
+)
+def read(parts: Parts, owner: Owner, webhook_id: str) -> WebhookObject:
+    return webhook_object(parts.store.get_webhook(check_id("webhook", webhook_id), owner))
+
+
+@router.delete(
+    "/v1/webhooks/{webhook_id}",
+    response_model=DeletedWebhook,
+    summary="Delete a webhook",
+    responses=refusals(401, 404, 503),
+)
+def delete(parts: Parts, owner: Owner, webhook_id: str) -> DeletedWebhook:
+    """What waits for it is given up. A delivery that is under way may still arrive."""
+    parts.store.delete_webhook(check_id("webhook", webhook_id), owner)
+    return DeletedWebhook(id=webhook_id)
+
+
+@router.post(
+    "/v1/webhooks/{webhook_id}/test",
+    status_code=202,
+    response_model=DeliveryObject,
+    summary="Send a test event",
+    responses=refusals(400, 401, 404, 503),
+)
+def test(parts: Parts, owner: Owner, webhook_id: str) -> DeliveryObject:
+    """Send the event `webhook.test`. How it went: read the delivery that is answered."""
+    return delivery_object(parts.store.test_webhook(check_id("webhook", webhook_id), owner))
+
+
+@router.get(
+    "/v1/webhooks/{webhook_id}/deliveries",
+    response_model=DeliveryPage,
+    summary="List a webhook's deliveries",
+    responses=refusals(400, 401, 404, 503),
+)
+def deliveries(parts: Parts, owner: Owner, webhook_id: str, query: Page) -> DeliveryPage:
+    """Newest first, each with all its attempts. They are kept for 30 days."""
+    after = _cursor("delivery", query.after)
+    known = check_id("webhook", webhook_id)
+    rows, has_more = _page("delivery", lambda: parts.store.deliveries(known, owner, query.limit, after))
+    return DeliveryPage(**page_fields([delivery_object(row) for row in rows], has_more=has_more))
+
+
+@router.get(
+    "/v1/webhooks/{webhook_id}/deliveries/{delivery_id}",
+    response_model=DeliveryObject,
+    summary="Read a delivery",
+    responses=refusals(401, 404, 503),
+)
+def read_delivery(parts: Parts, owner: Owner, webhook_id: str, delivery_id: str) -> DeliveryObject:
+    ids = check_id("webhook", webhook_id), check_id("delivery", delivery_id)
+    return delivery_object(parts.store.delivery(*ids, owner))
+
+
+@router.post(
+    "/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/retry",
+    status_code=202,
+    response_model=DeliveryObject,
+    summary="Send a delivery again",
+    responses=refusals(400, 401, 404, 503),
+)
+def retry(parts: Parts, owner: Owner, webhook_id: str, delivery_id: str) -> DeliveryObject:
+    """Try it at once, whether it was taken, given up or waits. One that is being tried just now goes on as it is."""
+    ids = check_id("webhook", webhook_id), check_id("delivery", delivery_id)
+    return delivery_object(parts.store.retry_delivery(*ids, owner))
+
+
+def _cursor(kind: str, after: str | None) -> str | None:
+    return None if after is None else _page(kind, lambda: check_id(kind, after))
+
+
+def _page(kind: str, read: Callable[[], Answer]) -> Answer:
+    """A cursor that names nothing is a fault of the query, not of the path."""
+    try:
+        return read()
+    except NotFound as error:
+        if error.kind != kind:
+            raise
+        raise InvalidRequest(f"after: no {kind} has this id.", param="after") from None
