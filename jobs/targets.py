@@ -60,6 +60,8 @@ def parse(url: str) -> httpx.URL:
         raise InvalidRequest("url: is not a valid URL.", param="url") from None
     if parsed.scheme not in {"http", "https"} or not parsed.host:
         raise InvalidRequest("url: must be an absolute http or https URL.", param="url")
+    if parsed.port is not None and not 1 <= parsed.port <= 65535:
+        raise InvalidRequest("url: its port must be between 1 and 65535.", param="url")
     if parsed.userinfo:
         raise InvalidRequest("url: must hold no user name or password; deliveries are signed.", param="url")
     if parsed.fragment:
