@@ -83,10 +83,14 @@ def _class_of(error: Exception) -> str:
     if isinstance(error, httpcore.TimeoutException):
         return "timeout"
     if isinstance(error, httpcore.NetworkError):
-        return "tls_failed" if isinstance(error.__cause__, ssl.SSLError) else "connection_failed"
+        return "tls_failed" if isinstance(error, _TlsFailed) else "connection_failed"
     if isinstance(error, httpcore.ProtocolError):
         return "invalid_reply"
     return type(error).__name__
+
+
+class _TlsFailed(httpcore.ConnectError):
+    """Connected, but there was no handshake, or not with whom the URL names."""
 
 
 class _Countdown:
@@ -157,7 +161,10 @@ class _BoundedStream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ARG002
     ) -> httpcore.NetworkStream:
-        secured = self._stream.start_tls(ssl_context, server_hostname, self._countdown.left())
+        try:
+            secured = self._stream.start_tls(ssl_context, server_hostname, self._countdown.left())
+        except httpcore.ConnectError:
+            raise _TlsFailed from None
         return _BoundedStream(secured, self._countdown)
 
     def get_extra_info(self, info: str) -> Any:

@@ -145,7 +145,13 @@ def test_a_batch_with_files_is_told_when_it_is_final(
     webhook = listen(store)
     values = {name: clock.now if value is True else value for name, value in columns.items()}
     with store._writing() as scope:
-        row = {"id": "batch_1", "created_at": clock.now, "input_file_id": "file-1", "output_file_id": "file-2", **values}
+        row = {
+            "id": "batch_1",
+            "created_at": clock.now,
+            "input_file_id": "file-1",
+            "output_file_id": "file-2",
+            **values,
+        }
         scope.connection.execute(sa.insert(Batch).values(row))
         outbox.batch_ended(scope, "batch_1")
     assert told(store, webhook) == [(f"batch.{status}", "batch_1")]
