@@ -5,28 +5,25 @@ Knows nothing of how a delivery is made by an end (`outbox`) or tried (`deliveri
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from jobs.errors import IdempotencyConflict, InvalidRequest, NotFound
+from jobs.errors import InvalidRequest, NotFound
 from jobs.ids import new_id
-from jobs.store import outbox, reading
+from jobs.store import idempotency, outbox, reading
+from jobs.store.idempotency import Call
 from jobs.store.scope import Scope
-from jobs.tables import Delivery, IdempotencyKey, Webhook
+from jobs.tables import Delivery, Webhook
 from jobs.webhooks import MAX_TRIES, MAX_WEBHOOKS, NewWebhook, new_secret
 
 
-def create(
-    scope: Scope, new: NewWebhook, *, owner: str, idempotency_key: str | None, body_sha256: str | None
-) -> tuple[Webhook, bool]:
-    """Write a webhook, or find the one that the key has made before. See `Store.create_webhook`."""
+def create(scope: Scope, new: NewWebhook, *, owner: str, call: Call) -> tuple[Webhook, bool]:
+    """Write a webhook, or find the one that the call has made before. See `Store.create_webhook`."""
     webhook_id = new_id("webhook")
-    if idempotency_key is not None:
-        earlier = _take_key(scope, owner, idempotency_key, body_sha256 or "", webhook_id)
-        if earlier is not None:
-            return get(scope, earlier, owner), True
+    made = idempotency.earlier(scope, idempotency.WEBHOOKS, owner, call, [webhook_id])
+    if made is not None:
+        return get(scope, made[0], owner), True
     _refuse_too_many(scope, owner)
     row = {
         "id": webhook_id,
@@ -40,29 +37,6 @@ def create(
     }
     scope.connection.execute(sa.insert(Webhook), [row])
     return get(scope, webhook_id, owner), False
-
-
-def _take_key(scope: Scope, owner: str, key: str, body_sha256: str, webhook_id: str) -> str | None:
-    """Claim the key for a new webhook; the id of the one it made before, if it was taken. Kinds of objects have keys
-    of their own, and the column has room for the digest of the longest."""
-    own_key = "webhooks:" + hashlib.sha256(key.encode()).hexdigest()
-    row = {
-        "owner": owner,
-        "key": own_key,
-        "body_sha256": body_sha256,
-        "object_ids": [webhook_id],
-        "created_at": scope.now,
-    }
-    insert = scope.insert(IdempotencyKey).values(row).on_conflict_do_nothing().returning(IdempotencyKey.key)
-    if scope.connection.execute(insert).first() is not None:
-        return None
-    where = (IdempotencyKey.owner == owner, IdempotencyKey.key == own_key)
-    taken = scope.connection.execute(
-        sa.select(IdempotencyKey.body_sha256, IdempotencyKey.object_ids).where(*where)
-    ).one()
-    if taken.body_sha256 != body_sha256:
-        raise IdempotencyConflict(key)
-    return str(taken.object_ids[0])
 
 
 def _refuse_too_many(scope: Scope, owner: str) -> None:

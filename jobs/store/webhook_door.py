@@ -1,26 +1,19 @@
-"""The part of `Store` that is about webhooks: opens the transactions, and hands them to the concerns."""
+"""The store's methods for webhooks and their deliveries."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from datetime import datetime
 
 from jobs.store import deliveries, webhooks
-from jobs.store.scope import Scope
+from jobs.store.door import Door
+from jobs.store.idempotency import Call
 from jobs.tables import Delivery, Webhook
 from jobs.webhooks import DueDelivery, NewWebhook, Tried
 
 
-class WebhookStore(ABC):
+class WebhookDoor(Door):
     """Webhooks and their deliveries. `owner=None` means anybody's; another owner's are NotFound."""
-
-    @abstractmethod
-    def _reading(self) -> AbstractContextManager[Scope]: ...
-
-    @abstractmethod
-    def _writing(self, *, durable: bool = True) -> AbstractContextManager[Scope]: ...
 
     def create_webhook(
         self,
@@ -29,16 +22,18 @@ class WebhookStore(ABC):
         *,
         idempotency_key: str | None = None,
         body_sha256: str | None = None,
+        silent_retry: bool = False,
     ) -> tuple[Webhook, bool]:
-        """Make a webhook; whether an earlier call with the key had made it.
+        """Make a webhook. True: an earlier call had made it.
 
         Raises:
             InvalidRequest: the owner has as many as there may be.
             IdempotencyConflict: the key was used with another body.
-            NotFound: the webhook that the key made was deleted since.
+            NotFound: the webhook that the earlier call made was deleted since.
         """
+        call = Call(idempotency_key, body_sha256, silent_retry)
         with self._writing() as scope:
-            return webhooks.create(scope, new, owner=owner, idempotency_key=idempotency_key, body_sha256=body_sha256)
+            return webhooks.create(scope, new, owner=owner, call=call)
 
     def get_webhook(self, webhook_id: str, owner: str | None = None) -> Webhook:
         """Raises NotFound, for a deleted one too."""
