@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,14 +23,18 @@ from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
 from jobs.courier import OFFICE, POLL_SECONDS, STOP_SECONDS, Courier
+from jobs.database import open_engine
+from jobs.errors import StoreUnavailable
 from jobs.posting import Postman
 from jobs.store import Store
 from jobs.tables import Delivery, Webhook
 from jobs.targets import Resolver, check_url
 from jobs.webhooks import NewWebhook, Tried
-from tests.jobs.support import Clock, make_line, submit_one
+from tests.jobs.support import Clock, make_line, make_settings, submit_one
 from tests.support.hook_target import HookTarget, hook_target
 from tests.support.services import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -353,8 +362,6 @@ def test_deliveries_that_a_killed_courier_had_in_hand_arrive(store: Store, targe
 def test_an_outage_of_the_database_while_noting_is_waited_out(
     store: Store, courier: Courier, target: HookTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobs.errors import StoreUnavailable
-
     note, refusals = store.note_delivery, [1, 2]
 
     def note_or_refuse(delivery_id: str, number: int, tried: Tried) -> object:
@@ -366,3 +373,32 @@ def test_an_outage_of_the_database_while_noting_is_waited_out(
     monkeypatch.setattr(store, "note_delivery", note_or_refuse)
     assert deliver(store, courier, listen(store, target.url))["status"] == 204
     assert len(target.received) == 1
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_the_dispatchers_process_delivers_what_the_operator_allows(
+    sqlite_url: str, redis_url: str, target: HookTarget, allowed: bool
+) -> None:
+    engine = open_engine(sqlite_url)
+    store = Store(engine, settings=make_settings())
+    webhook = listen(store, target.url + "?token=hush")
+    store.cancel(submit_one(store))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PENSTOCK_DATABASE_URL": sqlite_url,
+        "PENSTOCK_REDIS_URL": redis_url,
+        "PENSTOCK_WEBHOOK_ALLOW_PRIVATE": str(allowed),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobs.dispatcher"], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: only(store, webhook).history, seconds=30)
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=20)
+    assert (process.returncode, len(target.received)) == (0, int(allowed))
+    assert only(store, webhook).history[0]["error"] == (None if allowed else "address_not_allowed")
+    assert ("delivery_failed" in log) is not allowed
+    assert "hush" not in log
+    assert store.hold_office(OFFICE, "somebody else")
+    engine.dispose()

@@ -17,6 +17,16 @@ from jobs.store import Store, outbox
 from jobs.store.scope import Scope
 from jobs.tables import Batch, Delivery, Webhook
 from jobs.webhooks import EVENTS, MAX_WEBHOOKS, NewWebhook
+from tests.jobs.batch_support import (
+    checked_lines,
+    end_all,
+    failed,
+    line_ids,
+    make_batch,
+    take_in,
+    taken_batch,
+    write_files,
+)
 from tests.jobs.support import Clock, claim, make_line, submit_one, success
 from tests.jobs.test_races import at_once
 
@@ -159,13 +169,76 @@ def test_a_batch_with_files_is_told_when_it_is_final(
     assert (told_of.data["status"], told_of.data["output_file_id"]) == (status, "file-2")
 
 
-def test_the_last_line_of_a_batch_with_files_does_not_end_it(store: Store) -> None:
+def test_a_batch_with_files_is_told_once_its_files_are_whole(store: Store) -> None:
     webhook = listen(store)
-    made = store.submit([make_line()], new_batch=True)
-    with store.engine.begin() as connection:
-        connection.execute(sa.update(Batch).values(input_file_id="file-1"))
-    run(store, made.ids[0])
+    batch = taken_batch(store, 3, 1)
+    end_all(store, batch.id)
     assert told(store, webhook) == []
+    write_files(store, batch.id)
+    assert [store.finalize(batch.id) for _ in range(2)] == [True, False]
+    assert told(store, webhook) == [("batch.completed", batch.id)]
+    (row,), _ = store.deliveries(webhook.id)
+    final = store.get_batch(batch.id)[0]
+    assert row.data["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
+    assert row.data["usage"] == {"prompt_tokens": 6, "completion_tokens": 4}
+    files = (row.data["input_file_id"], row.data["output_file_id"], row.data["error_file_id"])
+    assert files == (final.input_file_id, final.output_file_id, final.error_file_id)
+    assert None not in files
+
+
+def test_two_clerks_at_once_make_one_delivery(store: Store) -> None:
+    webhook = listen(store)
+    batch = taken_batch(store, 2)
+    end_all(store, batch.id)
+    write_files(store, batch.id)
+    assert sorted(at_once([partial(store.finalize, batch.id)] * 3)) == [False, False, True]
+    assert told(store, webhook) == [("batch.completed", batch.id)]
+
+
+def test_a_batch_that_is_tried_again_is_told_again(store: Store) -> None:
+    webhook = listen(store)
+    batch = taken_batch(store, 2)
+    end_all(store, batch.id, failed())
+    write_files(store, batch.id)
+    store.finalize(batch.id)
+    store.retry_batch(batch.id)
+    end_all(store, batch.id)
+    write_files(store, batch.id)
+    store.finalize(batch.id)
+    assert told(store, webhook) == [("batch.completed", batch.id)] * 2
+    newest, oldest = (row.data["counts"] for row in store.deliveries(webhook.id)[0])
+    assert (oldest["failed"], newest["succeeded"], newest["failed"]) == (2, 2, 0)
+
+
+def test_a_window_that_ran_out_is_told_as_expired(store: Store, clock: Clock) -> None:
+    webhook = listen(store)
+    batch = taken_batch(store, 2)
+    clock.move(3601)
+    store.sweep()
+    write_files(store, batch.id)
+    store.finalize(batch.id)
+    assert told(store, webhook) == [("batch.expired", batch.id)]
+
+
+def test_a_refused_batch_is_told_once_however_often_the_reasons_are_given(store: Store) -> None:
+    webhook = listen(store)
+    refused_at_birth = make_batch(store, 2, 2)
+    refused_later = make_batch(store, 2)
+    for batch in (refused_at_birth, refused_later, refused_later):
+        assert store.fail_batch(batch.id, [{"code": "c", "message": "m", "param": None, "line": 1}])
+    assert told(store, webhook) == [("batch.failed", refused_at_birth.id), ("batch.failed", refused_later.id)]
+
+
+def test_lines_that_are_born_ended_are_told_where_lines_are_included(store: Store) -> None:
+    plain, chatty = listen(store), listen(store, include_batch_lines=True)
+    batch = make_batch(store, 3, 1)
+    store.cancel_batch(batch.id)
+    take_in(store, batch, checked_lines(3, 1))
+    assert told(store, plain) == []
+    lines = line_ids(store, batch.id)
+    assert sorted(told(store, chatty)) == sorted(
+        [("job.failed", lines[0]), ("job.cancelled", lines[1]), ("job.cancelled", lines[2])]
+    )
 
 
 def test_an_end_that_is_rolled_back_is_not_told(store: Store) -> None:
