@@ -28,8 +28,18 @@ _WAITING = sa.text("deliveries.next_attempt_at IS NOT NULL")
 _INTERRUPTED = "interrupted"
 
 
+def any_work(scope: Scope) -> bool:
+    """Whether `claim_due` would find anything. Reads only: most rounds end here."""
+    return bool(_with_due(scope) or _ended_with_waiting(scope))
+
+
 def claim_due(scope: Scope, limit: int, busy: Mapping[str, int]) -> list[DueDelivery]:
-    """Claim up to `limit` due deliveries. `busy`: attempts that the caller has running, by webhook."""
+    """Claim up to `limit` due deliveries. `busy`: attempts that the caller has running, by webhook.
+
+    Gives up, by the way, a chunk of what waits for webhooks that have ended.
+    """
+    for webhook_id in _ended_with_waiting(scope):
+        webhooks.give_up_waiting(scope, webhook_id)
     claimed: list[DueDelivery] = []
     hooks = list(_with_due(scope))
     scope.random.shuffle(hooks)  # Each has the same chance while there are more than room.
@@ -44,6 +54,12 @@ def _with_due(scope: Scope) -> Sequence[AnyRow]:
     due = sa.exists().where(Delivery.webhook_id == Webhook.id, _WAITING, Delivery.next_attempt_at <= scope.now)
     columns = sa.select(Webhook.id, Webhook.url, Webhook.secret)
     return scope.connection.execute(columns.where(LISTENING, due)).all()
+
+
+def _ended_with_waiting(scope: Scope) -> Sequence[str]:
+    waiting = sa.exists().where(Delivery.webhook_id == Webhook.id, _WAITING)
+    ended = sa.or_(Webhook.deleted_at.is_not(None), Webhook.disabled_at.is_not(None))
+    return scope.connection.scalars(sa.select(Webhook.id).where(ended, waiting).limit(1)).all()
 
 
 def _claim_of(scope: Scope, webhook: AnyRow, room: int) -> Iterator[DueDelivery]:

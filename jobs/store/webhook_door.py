@@ -77,6 +77,9 @@ class WebhookDoor(Door):
     def due_deliveries(self, limit: int, busy: Mapping[str, int] | None = None) -> list[DueDelivery]:
         """Claim deliveries whose time has come: nobody else gets them while this attempt may run. `busy`: how many
         attempts the caller has running, by webhook."""
+        with self._reading() as scope:
+            if not deliveries.any_work(scope):
+                return []
         # Losing a claim or a note with the power repeats a delivery, which its id makes known: no fsync for either.
         with self._writing(durable=False) as scope:
             return deliveries.claim_due(scope, limit, busy or {})

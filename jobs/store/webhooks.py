@@ -17,6 +17,9 @@ from jobs.store.scope import Scope
 from jobs.tables import Delivery, Webhook
 from jobs.webhooks import MAX_TRIES, MAX_WEBHOOKS, NewWebhook, new_secret
 
+CHUNK = 1000
+"""Waiting deliveries that one transaction gives up: other writers get their turn between two."""
+
 
 def create(scope: Scope, new: NewWebhook, *, owner: str, call: Call) -> tuple[Webhook, bool]:
     """Write a webhook, or find the one that the call has made before. See `Store.create_webhook`."""
@@ -80,11 +83,10 @@ def disable(scope: Scope, webhook_id: str) -> None:
 
 
 def give_up_waiting(scope: Scope, webhook_id: str) -> None:
-    scope.connection.execute(
-        sa.update(Delivery)
-        .where(Delivery.webhook_id == webhook_id, Delivery.next_attempt_at.is_not(None))
-        .values(next_attempt_at=None)
-    )
+    """Give up a chunk of what waits for an ended webhook; the courier's rounds see to the rest."""
+    waiting = sa.select(Delivery.id).where(Delivery.webhook_id == webhook_id, Delivery.next_attempt_at.is_not(None))
+    ids = scope.connection.scalars(waiting.order_by(Delivery.id).limit(CHUNK).with_for_update()).all()
+    scope.connection.execute(sa.update(Delivery).where(Delivery.id.in_(ids)).values(next_attempt_at=None))
 
 
 def send_test(scope: Scope, webhook_id: str, owner: str | None) -> Delivery:

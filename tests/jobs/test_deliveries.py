@@ -8,6 +8,7 @@ from functools import partial
 from itertools import pairwise
 
 import pytest
+import sqlalchemy as sa
 
 from jobs.errors import InvalidRequest
 from jobs.store import Store
@@ -145,6 +146,21 @@ def test_a_target_that_is_gone_disables_its_webhook(store: Store, webhook: Webho
     for call in (partial(store.test_webhook, webhook.id), partial(store.retry_delivery, webhook.id, first.id)):
         with pytest.raises(InvalidRequest, match="410"):
             call()
+
+
+def test_all_that_waits_for_a_deleted_webhook_is_given_up_by_and_by(
+    store: Store, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.store.webhooks.CHUNK", 2)
+    made = [store.test_webhook(webhook.id).id for _ in range(5)]
+    store.delete_webhook(webhook.id)
+    assert [(store.due_deliveries(10), num_waiting(store, made)) for _ in range(3)] == [([], 1), ([], 0), ([], 0)]
+
+
+def num_waiting(store: Store, ids: list[str]) -> int:
+    waiting = sa.select(sa.func.count()).where(Delivery.id.in_(ids), Delivery.next_attempt_at.is_not(None))
+    with store.engine.connect() as connection:
+        return connection.scalar(waiting) or 0
 
 
 def test_a_delivery_that_fails_after_its_webhook_was_deleted_is_given_up(store: Store, webhook: Webhook) -> None:
