@@ -9,7 +9,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import answer_for, body_too_large
 
-
 UPLOADS = ("POST", "/v1/files")
 
 

@@ -15,6 +15,7 @@ from api.errors import Refusal
 from api.intake.checked_lines import CheckedLines
 from api.intake.form import FILE, Form, unsupported
 from api.models import ServedModel
+from api.wire import MAX_EXPIRY_SECONDS
 from jobs.errors import InvalidRequest
 from jobs.files import Vault, checked_name, input_name
 from jobs.ids import new_file_id
@@ -22,7 +23,6 @@ from jobs.records import NewFile
 from jobs.settings import Settings
 
 PURPOSE = "batch"
-MAX_EXPIRY_SECONDS = 10 * 365 * 24 * 3600
 _GZIP = b"\x1f\x8b"
 
 
@@ -57,8 +57,7 @@ class Upload:
         self._writers = ExitStack()
         self._sha256 = hashlib.sha256()
         self._num_bytes = 0
-        self._write: Callable[[bytes], object] | None = None
-        self._lines: CheckedLines | None = None
+        self._opened: tuple[Callable[[bytes], object], CheckedLines] | None = None
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the body. Raises InvalidRequest, Refusal, StorageUnavailable."""
@@ -68,9 +67,9 @@ class Upload:
         """The body is over: check the rest, and make both objects durable. Raises as `feed` does."""
         self._form.finish()
         expires_at_seconds = _checked_fields(self._form.fields)
-        if self._lines is None:
+        if self._opened is None:
             raise InvalidRequest("file: it is empty.", param=FILE, code="empty_file")
-        tally = self._lines.finish()
+        tally = self._opened[1].finish()
         self._writers.close()
         return NewFile(
             purpose=PURPOSE,
@@ -94,29 +93,28 @@ class Upload:
             self._vault.delete(name)
 
     def _take(self, data: bytes) -> None:
-        if self._write is None or self._lines is None:
-            self._open(data)
+        write, lines = self._opened or self._open(data)
         self._num_bytes += len(data)
         if self._num_bytes > self._settings.max_file_bytes:
             raise file_too_large(self._settings.max_file_bytes)
         self._sha256.update(data)
-        assert self._write and self._lines  # noqa: S101 -- for the type checker: opened above
-        self._write(data)
-        self._lines.feed(data)
+        write(data)
+        lines.feed(data)
 
-    def _open(self, first: bytes) -> None:
+    def _open(self, first: bytes) -> tuple[Callable[[bytes], object], CheckedLines]:
         """With the file's first bytes: an upload that is refused before them makes no object at all."""
         if first.startswith(_GZIP):
             raise unsupported("file: it is compressed; send JSON lines as they are.", FILE)
         original, checked = (self._writers.enter_context(self._vault.writer(name)) for name in self._names)
-        self._write = original.write
-        self._lines = CheckedLines(
+        lines = CheckedLines(
             checked.write,
             self._model,
             self._executor,
             max_line_bytes=self._settings.max_line_bytes,
             max_lines=self._settings.max_batch_lines,
         )
+        self._opened = original.write, lines
+        return self._opened
 
 
 def _checked_fields(fields: Mapping[str, str]) -> float | None:

@@ -12,7 +12,8 @@ _MEANINGS = {
     404: "There is no such object, or it belongs to another key.",
     409: "The idempotency key was used with another body.",
     413: "The body is over the limit.",
-    415: "The body is not declared as JSON.",
+    415: "The body is not of the kind that is taken here.",
+    416: "The range lies beyond the end of what there is.",
     503: "The database cannot be reached, or the model is not known yet; ask again after `Retry-After` seconds.",
 }
 
