@@ -215,7 +215,7 @@ class Clerk:
         raise error
 
     def _let_others_write(self, seconds: float) -> None:
-        """SQLite has one writer: leave the lock free for as long as it was held, so that dispatch and workers get it."""
+        """SQLite has one writer: leave its lock free for as long as it was held, for dispatch and workers to get it."""
         if self._store.engine.dialect.name == "sqlite":
             self._stop.wait(min(seconds, 0.25))
 
@@ -231,7 +231,8 @@ class Clerk:
             appended = self._results.append(batch, kind)
             done.num_written += appended.num_lines
             done.more = done.more or appended.more
-        self._written_at[batch.id] = now
+            if appended.num_lines and not appended.more:
+                self._written_at[batch.id] = now
         if over and batch.output_cursor == batch.error_cursor == batch.num_ends:
             self._finish(batch, done)
         elif not over:
@@ -247,6 +248,7 @@ class Clerk:
 
     def _keep_house(self) -> None:
         """Every hour, beside the batches and never before them. A failure here is told, and tried again later."""
+        self._retention.drop_replaced()
         now = self._monotonic()
         if now < self._house_at:
             return

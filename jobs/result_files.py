@@ -33,6 +33,8 @@ SEGMENT_LINES = 20_000
 PAGE_BYTES = 1024 * 1024
 MIN_PAGE, MAX_PAGE = 8, 512
 """Lines read at once: as many as are about `PAGE_BYTES` in the file, which is few if they bring logprobs."""
+IDLE_ENDS = 1000
+"""While a batch runs, a cursor that has only the other file's lines before it is not moved for fewer than so many."""
 TAIL_SEGMENTS = 32
 """After so many appends to a growing file its small segments are put together."""
 
@@ -68,6 +70,8 @@ class ResultFiles:
             return Appended()
         lines = self._in_order(batch) if in_order else self._ended(batch, kind, after)
         first = next(lines, None)
+        if first is None and batch.ended_at is None and batch.num_ends - after < IDLE_ENDS:
+            return Appended()
         if first is None:
             return self._commit(batch, kind, None, batch.num_ends, more=False)
         return self._write(batch, kind, chain([first], lines), whole=in_order)
