@@ -382,6 +382,68 @@ def test_whoever_is_killed_and_when_each_line_is_in_a_file_once(
     assert not store.audit()
 
 
+def environment_of(database_url: str, redis_url: str, files: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PENSTOCK_DATABASE_URL": database_url,
+        "PENSTOCK_REDIS_URL": redis_url,
+        "PENSTOCK_FILES_URL": str(files),
+        "PENSTOCK_FILE_INTERVAL_SECONDS": "0.02",
+        "PENSTOCK_LEADER_SECONDS": "0.2",
+    }
+
+
+def test_a_clerk_that_is_killed_again_and_again_writes_each_line_once(
+    database_url: str, redis_url: str, vault: Vault, tmp_path: Path
+) -> None:
+    engine = open_engine(database_url)
+    store = Store(engine, settings=make_settings())
+    batch_id = make_batch(store, vault, [*(valid(number) for number in range(1, 2 * CHUNK_LINES)), invalid(9999)])
+    environment = environment_of(database_url, redis_url, tmp_path / "files")
+
+    def num_written() -> int:
+        batch = batch_of(store, batch_id)
+        return batch.num_taken + batch.output_cursor + batch.error_cursor
+
+    for _ in range(3):
+        before = num_written()
+        process = subprocess.Popen([sys.executable, "-m", "jobs.clerk"], env=environment, stderr=subprocess.DEVNULL)
+        wait_until(lambda before=before: num_written() > before, seconds=30)
+        process.kill()
+        process.wait()
+        end(store, queued(store, batch_id)[:3])
+    store.cancel_batch(batch_id)
+    process = subprocess.Popen([sys.executable, "-m", "jobs.clerk"], env=environment, stderr=subprocess.DEVNULL)
+    while batch_of(store, batch_id).ended_at is None:
+        store.sweep()
+    wait_until(lambda: batch_of(store, batch_id).finalized_at is not None, seconds=30)
+    process.terminate()
+    process.wait(timeout=20)
+    output, errors = check_files(store, vault, batch_id)
+    assert (len(output), len(output) + len(errors)) == (9, 2 * CHUNK_LINES)
+    engine.dispose()
+
+
+def test_two_clerks_that_both_believe_to_lead_write_each_line_once(
+    store: Store, vault: Vault, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clerk_module.Tenure, "held", lambda _: True)
+    store.settings = make_settings(file_interval_seconds=0.001)
+    batch_id = make_batch(store, vault, (valid(number) for number in range(1, 151)))
+    runs = [run_in_thread(Clerk(store, vault, redis, store.settings, holder=name)) for name in ("first", "second")]
+    wait_until(lambda: batch_of(store, batch_id).taken_at is not None)
+    waiting = queued(store, batch_id)
+    for start in range(0, 150, 10):
+        end(store, waiting[start : start + 10], FAILED if start % 30 else None)
+    wait_until(lambda: batch_of(store, batch_id).finalized_at is not None, seconds=30)
+    for thread, stop in runs:
+        stop.set()
+        thread.join(timeout=10)
+    output, errors = check_files(store, vault, batch_id)
+    assert (len(output), len(errors)) == (50, 100)
+
+
 def test_storage_that_fails_in_between_costs_nothing(
     clerk: Clerk, store: Store, vault: Vault, local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -619,14 +681,7 @@ def test_the_role_runs_as_a_process_and_in_the_dispatchers(
     store = Store(engine, settings=make_settings())
     vault = Vault(str(tmp_path / "files"))
     batch_id = make_batch(store, vault, [valid(1, prompt="a secret prompt"), invalid(2)])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "PENSTOCK_DATABASE_URL": sqlite_url,
-        "PENSTOCK_REDIS_URL": redis_url,
-        "PENSTOCK_FILES_URL": str(tmp_path / "files"),
-        "PENSTOCK_FILE_INTERVAL_SECONDS": "0.05",
-    }
+    environment = environment_of(sqlite_url, redis_url, tmp_path / "files")
     process = subprocess.Popen([sys.executable, "-m", module], env=environment, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: batch_of(store, batch_id).taken_at is not None, seconds=30)
     end(store, ids_in(store, batch_id, JobState.QUEUED))
