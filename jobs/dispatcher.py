@@ -8,7 +8,7 @@ A prompt that kills its worker costs the jobs beside it an attempt as well. The 
 publishes all of them again; the last attempt of each runs alone (`Store.runs_alone`, `worker.company`), so only the
 culprit's attempts are ever spent by it. See `ops/decisions/0006-the-last-attempt-is-alone.md`.
 
-`python -m jobs.dispatcher` runs the role until SIGTERM.
+`python -m jobs.dispatcher` runs the role until SIGTERM, and the clerk (`jobs.clerk`) in a thread beside it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from typing import Protocol
 
 import structlog
 from redis import Redis
-from redis.client import PubSub
 from redis.exceptions import RedisError, ResponseError
 
+from jobs import clerk
+from jobs.bell import Bell, Outage
 from jobs.database import open_engine
 from jobs.errors import PenstockError, QueueUnavailable, StoreUnavailable
-from jobs.events import DISPATCH_CHANNEL, SENTINEL_KEY, EventWriter, open_redis
+from jobs.events import SENTINEL_KEY, EventWriter, open_redis
 from jobs.logs import configure_logs
 from jobs.queue import Publisher, make_app
 from jobs.records import Publishable, SweepReport
@@ -227,57 +228,6 @@ class Dispatcher:
         bell.close()
 
 
-class Outage:
-    """Says once when something goes away, and once when it is back."""
-
-    def __init__(self) -> None:
-        self._code: str | None = None
-
-    def began(self, error: PenstockError) -> None:
-        if error.code != self._code:
-            self._code = error.code
-            log.warning("outage", code=error.code, reason=str(error), next="rounds go on until it is back")
-
-    def over(self) -> None:
-        if self._code is not None:
-            log.info("outage_over", code=self._code)
-            self._code = None
-
-
-class Bell:
-    """Waits for a ring on the dispatch channel; without Redis, just waits."""
-
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-        self._pubsub: PubSub | None = None
-
-    def wait(self, seconds: float, stop: threading.Event) -> None:
-        """Wait until somebody rings, or for `seconds`."""
-        until = time.monotonic() + seconds
-        try:
-            if self._pubsub is None:
-                self._pubsub = self._redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-                self._pubsub.subscribe(DISPATCH_CHANNEL)
-            while not stop.is_set() and (left := until - time.monotonic()) > 0:
-                if self._pubsub.get_message(timeout=left) is not None:
-                    self._hush()
-                    return
-        except (RedisError, OSError):
-            self.close()
-            stop.wait(max(0.0, until - time.monotonic()))
-
-    def _hush(self) -> None:
-        """Take the other rings that came meanwhile: one round answers them all."""
-        while self._pubsub is not None and self._pubsub.get_message(timeout=0) is not None:
-            pass
-
-    def close(self) -> None:
-        if self._pubsub is not None:
-            with suppress(RedisError, OSError):
-                self._pubsub.close()
-            self._pubsub = None
-
-
 def main() -> int:
     """Run the role until SIGTERM or SIGINT."""
     settings = Settings()
@@ -288,7 +238,10 @@ def main() -> int:
     store = Store(open_engine(settings.resolved_database_url), settings=settings)
     redis = open_redis(settings.resolved_redis_url)
     log.info("dispatcher_started", interval_seconds=settings.dispatch_interval_seconds, window=settings.dispatch_window)
+    beside = clerk.start(store, redis, settings, stop)
     Dispatcher(store, Publisher(make_app(settings)), redis, settings).run(stop)
+    if beside is not None:
+        beside.join(clerk.STOP_SECONDS)
     log.info("dispatcher_stopped")
     return 0
 
