@@ -139,11 +139,13 @@ class Publishable:
     """Ids of the queued jobs whose message should go out now, oldest first; batch lines fairly mixed.
 
     `again`: those of the batch lines that ran before. Their messages go before the ones that wait.
+    `window`: how many batch lines may be in flight; 0 where only interactive jobs were asked for.
     """
 
     interactive: Sequence[str] = ()
     batch: Sequence[str] = ()
     again: Sequence[str] = ()
+    window: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.interactive or self.batch)

@@ -32,6 +32,7 @@ from jobs.records import (
 from jobs.settings import Settings
 from jobs.states import JobState, Priority
 from jobs.store import audit, cancelling, dispatching, ending, intake, leases, reading, registry, sweep
+from jobs.store.fairness import Turns
 from jobs.store.scope import Scope
 from jobs.tables import Attempt, Batch, Generation, Job, Model, Worker
 
@@ -58,6 +59,7 @@ class Store:
         self.settings = settings
         self._clock = clock
         self._dice = dice or random.SystemRandom()
+        self._turns = Turns()
         # SQLite has one writer. Threads of this process queue here, instead of polling its lock with growing naps.
         self._writer = threading.Lock() if engine.dialect.name == "sqlite" else None
 
@@ -220,15 +222,20 @@ class Store:
             if len(ids) < sweep.CHUNK:
                 return
 
-    def to_publish(self, num_waiting: Mapping[Priority, int] | None = None) -> Publishable:
-        """Choose the queued jobs whose message should go out now.
+    def to_publish(
+        self,
+        num_waiting: Mapping[Priority, int] | None = None,
+        only: Collection[Priority] = tuple(Priority),
+    ) -> Publishable:
+        """Choose the queued jobs of these priorities whose message should go out now.
 
-        Interactive ones that have none; batch lines as far as `settings.dispatch_window` has room, shared fairly
-        between owners, then between their batches; and jobs whose message must be lost: sent longer ago than
-        `settings.republish_after_seconds`, while Redis holds fewer messages (`num_waiting` by queue) than it should.
+        Interactive ones that have none; batch lines as far as the window has room (`settings.dispatch_window`),
+        shared by weight between owners, then between their batches; and jobs whose message must be lost: sent longer
+        ago than `settings.republish_after_seconds`, while Redis holds fewer messages (`num_waiting` by queue) than
+        it should.
         """
         with self._reading() as scope:
-            return dispatching.to_publish(scope, num_waiting or {})
+            return dispatching.to_publish(scope, num_waiting or {}, self._turns, only)
 
     def mark_published(self, ids: Collection[str]) -> None:
         """Note that these queued jobs have a message out. Call it after publishing: a crash between the two costs a
