@@ -124,6 +124,11 @@ class SweepReport:
     def __bool__(self) -> bool:
         return bool(self.requeued or self.failed or self.expired or self.cancelled)
 
+    @property
+    def num_moved(self) -> int:
+        """All jobs that it moved."""
+        return len(self.requeued) + len(self.failed) + len(self.expired) + len(self.cancelled)
+
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
@@ -157,6 +162,21 @@ class BatchCounts:
 
     total: int
     by_state: Mapping[JobState, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How fast a batch goes and how long it still needs, from what was measured lately.
+
+    None: nothing is known yet, or nothing moves. An ended batch has the rates of its whole run and needs no time.
+    """
+
+    lines_per_second: float | None = None
+    tokens_per_second: float | None = None
+    eta_p50_seconds: float | None = None
+    """It will be done as likely before as after."""
+    eta_p90_seconds: float | None = None
+    """It will be done before nine times of ten."""
 
 
 def recipe_id(recipe: Mapping[str, Any]) -> str:

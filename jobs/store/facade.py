@@ -25,13 +25,26 @@ from jobs.records import (
     NewJob,
     Outcome,
     Publishable,
+    Rates,
     Renewal,
     Submitted,
     SweepReport,
 )
 from jobs.settings import Settings
 from jobs.states import JobState, Priority
-from jobs.store import audit, cancelling, dispatching, ending, intake, leases, reading, registry, sweep
+from jobs.store import (
+    audit,
+    cancelling,
+    dispatching,
+    ending,
+    intake,
+    leases,
+    progress,
+    reading,
+    registry,
+    sweep,
+    waiting,
+)
 from jobs.store.fairness import Turns
 from jobs.store.scope import Scope
 from jobs.tables import Attempt, Batch, Generation, Job, Model, Worker
@@ -291,10 +304,29 @@ class Store:
         with self._reading() as scope:
             return reading.get_batch(scope, batch_id, owner)
 
-    def queue_position(self, job: Job) -> int | None:
-        """How many jobs go first (0: next); None when not queued. Counted up to `reading.MAX_POSITION`."""
+    # Progress
+
+    def sample_batches(self) -> int:
+        """Note how far open batches have come; how many had moved. The dispatcher calls it every few seconds."""
+        with self._writing(durable=False) as scope:
+            return progress.sample(scope)
+
+    def batch_rates(self, batch_id: str) -> Rates:
+        """How fast a batch goes, and how long it still needs. Raises NotFound."""
         with self._reading() as scope:
-            return reading.queue_position(scope, job)
+            return progress.rates(scope, batch_id)
+
+    def queue_position(self, job: Job) -> int | None:
+        """How many jobs go first (0: next), as an estimate; None when not queued."""
+        with self._reading() as scope:
+            return waiting.queue_position(scope, job)
+
+    def poll_after_seconds(self, of: Job | Batch) -> int | None:
+        """What `Retry-After` says: when a job's turn should come, or a batch be done; from 1 to 60. None: ended."""
+        if isinstance(of, Batch):
+            return waiting.seconds_to_poll_batch(of, self.batch_rates(of.id))
+        with self._reading() as scope:
+            return waiting.seconds_to_poll(scope, of, waiting.queue_position(scope, of))
 
     # Models, workers, offices
 

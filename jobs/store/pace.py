@@ -22,8 +22,11 @@ CHANGED, CHANGED_RATIO = 4.5, 1.4
 """Standard deviations between two stretches, and ratio of their rates, that are a change of pace and no noise."""
 DRIFT = 0.1
 """A machine's pace drifts by itself: the range is never narrower than this part of the time left."""
+FEW_SAMPLES = 10
+"""With so many samples the range is twice as wide at least: noise that holds on does not show in a few."""
 MAX_SPREAD = 10.0
 """The late answer is at most so many times the likely one: beyond it nothing is known but "long"."""
+MAX_CORRELATION = 0.8
 MIN_ENDS = 2
 LIKELY_TAIL, LATE_TAIL = 0.25, 1.0
 """How far the last lines' straggling counts, in times of a line: between lines that take equally long (not at all)
@@ -95,16 +98,17 @@ class _Spans:
     """The stretches between samples: ends and seconds, as running sums, so that any run of them costs nothing."""
 
     def __init__(self, samples: Sequence[Sample]) -> None:
-        pairs = [
-            (later.num_ended - earlier.num_ended, later.at - earlier.at)
-            for earlier, later in pairwise(samples)
-        ]
+        pairs = [(later.num_ended - earlier.num_ended, later.at - earlier.at) for earlier, later in pairwise(samples)]
+        self._rates = [num / seconds for num, seconds in pairs]
         self._num = [0, *accumulate(num for num, _ in pairs)]
         self._seconds = [0.0, *accumulate(seconds for _, seconds in pairs)]
         self._squares = [0.0, *accumulate(num * num / seconds for num, seconds in pairs)]
+        self._sums = [0.0, *accumulate(self._rates)]
+        self._own = [0.0, *accumulate(rate * rate for rate in self._rates)]
+        self._next = [0.0, *accumulate(rate * after for rate, after in pairwise(self._rates))]
 
     def __len__(self) -> int:
-        return len(self._num) - 1
+        return len(self._rates)
 
     def total(self, start: int, end: int) -> tuple[int, float]:
         return self._num[end] - self._num[start], self._seconds[end] - self._seconds[start]
@@ -116,6 +120,20 @@ class _Spans:
             return 0.0
         return max(0.0, (self._squares[end] - self._squares[start]) * seconds / num - num)
 
+    def persistence(self, *runs: tuple[int, int]) -> float:
+        """How many times further the sum of many spans scatters because neighbours are alike (1: they are not), with
+        the mean of each run taken out."""
+        alike = whole = 0.0
+        for start, end in runs:
+            num = end - start
+            total = self._sums[end] - self._sums[start]
+            mean = total / num
+            whole += self._own[end] - self._own[start] - num * mean * mean
+            inner = 2 * total - self._rates[start] - self._rates[end - 1]
+            alike += self._next[end - 1] - self._next[start] - mean * inner + (num - 1) * mean * mean
+        correlation = min(MAX_CORRELATION, max(0.0, alike / whole)) if whole > 0 else 0.0
+        return (1 + correlation) / (1 - correlation)
+
 
 def _dispersion(samples: Sequence[Sample]) -> float:
     """Variance of the counts beside their mean: the greatest over the lengths of span; at least that of chance."""
@@ -124,6 +142,8 @@ def _dispersion(samples: Sequence[Sample]) -> float:
         spans = _Spans([*reversed(samples[::-1][::step])])
         if len(spans) >= 4:
             found.append(spans.scatter(0, len(spans)) / (len(spans) - 1))
+            if step == 1:
+                found.append(found[-1] * spans.persistence((0, len(spans))))
     return max(found)
 
 
@@ -145,7 +165,8 @@ def _change(samples: Sequence[Sample]) -> int:
         old, old_seconds = spans.total(0, cut)
         new, new_seconds = num - old, seconds - old_seconds
         scatter = spans.scatter(0, cut) + spans.scatter(cut, len(spans))
-        noise = max(1.0, scatter / max(1, len(spans) - 2)) * num / seconds
+        persistence = spans.persistence((0, cut), (cut, len(spans)))
+        noise = max(1.0, scatter / (len(spans) - 2) * persistence) * num / seconds
         slow, fast = sorted((new / new_seconds, old / old_seconds))
         apart = (fast - slow) / math.sqrt(noise * (1 / new_seconds + 1 / old_seconds) or 1.0)
         if apart > best and fast > slow * CHANGED_RATIO:
@@ -168,7 +189,8 @@ def seconds_left(now: Pace, num_left: int, num_running: int, relief: float = 1.0
     straggling = math.log(1 + min(num_left, num_running))
     likely = steady * relief + LIKELY_TAIL * a_line * straggling
     late = _late(now, num_left) + LATE_TAIL * a_line * (1 + straggling)
-    return likely, min(max(late, likely * (1 + DRIFT)), likely * MAX_SPREAD)
+    unsure = DRIFT * (1 + FEW_SAMPLES / now.num_samples)
+    return likely, min(max(late, likely * (1 + unsure)), likely * MAX_SPREAD)
 
 
 def _late(now: Pace, num_left: int) -> float:
@@ -200,11 +222,11 @@ def relief(own: Share, others: Sequence[Share]) -> float:
         return 1.0
     left = {index: float(share.num_left) for index, share in enumerate([own, *others])}
     shares = dict(enumerate([own, *others]))
-    first = _parts(shares)
+    first = parts(shares)
     passed = 0.0
     while True:
-        parts = _parts(shares)
-        rates = {index: share.lines_per_second * parts[index] / first[index] for index, share in shares.items()}
+        now = parts(shares)
+        rates = {index: share.lines_per_second * now[index] / first[index] for index, share in shares.items()}
         times = {index: left[index] / rates[index] for index in shares if rates[index] > 0}
         next_done = min(times, key=times.__getitem__)
         passed += times[next_done]
@@ -214,13 +236,11 @@ def relief(own: Share, others: Sequence[Share]) -> float:
         del shares[next_done]
 
 
-def _parts(shares: Mapping[int, Share]) -> dict[int, float]:
+def parts(shares: Mapping[int, Share]) -> dict[int, float]:
     """Each batch's part of the machine: by its owner's weight, then by its own."""
     owners = {share.owner: share.owner_weight for share in shares.values()}
     beside: dict[str, float] = defaultdict(float)
     for share in shares.values():
         beside[share.owner] += share.weight
     whole = sum(owners.values())
-    return {
-        index: share.owner_weight / whole * share.weight / beside[share.owner] for index, share in shares.items()
-    }
+    return {index: share.owner_weight / whole * share.weight / beside[share.owner] for index, share in shares.items()}
