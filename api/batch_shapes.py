@@ -6,12 +6,14 @@ from datetime import datetime
 
 from api.shapes import unix
 from api.wire import BatchFault, BatchFaults, BatchObject, BatchStatus, BatchUsage, EtaSeconds, RequestCounts
-from jobs.records import BatchCounts
+from jobs.records import BatchCounts, Rates
 from jobs.states import JobState
 from jobs.tables import Batch
 
 FINAL: frozenset[BatchStatus] = frozenset({"failed", "completed", "expired", "cancelled"})
 """Nothing more happens to a batch, unless somebody retries it or adds to it."""
+
+UNKNOWN = Rates()
 
 
 def batch_status(batch: Batch) -> BatchStatus:
@@ -28,8 +30,8 @@ def batch_status(batch: Batch) -> BatchStatus:
     return "expired" if _ran_out(batch) else "completed"
 
 
-def batch_object(batch: Batch, counts: BatchCounts) -> BatchObject:
-    """A batch in OpenAI's shape, without what has to be measured."""
+def batch_object(batch: Batch, counts: BatchCounts, rates: Rates = UNKNOWN) -> BatchObject:
+    """A batch in OpenAI's shape, and its pace as far as that is known."""
     status, closed = batch_status(batch), unix(_closed_at(batch))
     by_state = {state: counts.by_state.get(state, 0) for state in JobState}
     created = int(batch.created_at.timestamp())
@@ -57,14 +59,21 @@ def batch_object(batch: Batch, counts: BatchCounts) -> BatchObject:
         usage=_usage(batch),
         metadata=batch.job_metadata,
         counts=by_state,
+        lines_per_second=_rounded(rates.lines_per_second),
+        tokens_per_second=_rounded(rates.tokens_per_second),
+        eta_seconds=_eta(rates),
         weight=batch.weight,
         events_url=f"/v1/batches/{batch.id}/events",
     )
 
 
-def eta(p50: float | None, p90: float | None) -> EtaSeconds | None:
-    """None while nothing has been measured."""
+def _eta(rates: Rates) -> EtaSeconds | None:
+    p50, p90 = rates.eta_p50_seconds, rates.eta_p90_seconds
     return None if p50 is None or p90 is None else EtaSeconds(p50=round(p50, 1), p90=round(p90, 1))
+
+
+def _rounded(rate: float | None) -> float | None:
+    return None if rate is None else round(rate, 3)
 
 
 def _closed_at(batch: Batch) -> datetime | None:

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from api.batch_shapes import batch_object
+from api.batch_shapes import FINAL, batch_object
 from api.checking import Submission
 from api.shapes import accepted_row, job_object
 from api.wire import BatchObject, BatchPage, JobObject, JobPage
 from jobs.errors import InvalidRequest, NotFound, StoreUnavailable
-from jobs.records import BatchCounts
 from jobs.states import ENDED, JobState
 from jobs.store import Store
-from jobs.tables import Batch, Job
+from jobs.store.waiting import seconds_to_poll_batch
+from jobs.tables import Job
 
 _IDS = {
     "job": re.compile("job_[0-9a-f]{32}"),
@@ -23,6 +23,8 @@ _IDS = {
     "file": re.compile("file-[0-9a-f]{32}"),
 }
 MAX_SHOWN_ID = 64
+FINALIZING_SECONDS = 1
+"""When to ask again for a batch whose lines have all ended: its files are as good as whole."""
 
 
 def check_id(kind: str, id: str) -> str:  # noqa: A002
@@ -34,7 +36,16 @@ def check_id(kind: str, id: str) -> str:  # noqa: A002
 
 def read_job(store: Store, job_id: str, owner: str | None) -> JobObject:
     """The whole job, its attempts and its place in the queue. Raises NotFound, StoreUnavailable."""
+    return _whole(store, store.get(check_id("job", job_id), owner=owner))
+
+
+def poll_job(store: Store, job_id: str, owner: str | None) -> tuple[JobObject, int | None]:
+    """The same, and in how many seconds it pays to ask again; None: it has ended. Raises the same."""
     job = store.get(check_id("job", job_id), owner=owner)
+    return _whole(store, job), store.poll_after_seconds(job)
+
+
+def _whole(store: Store, job: Job) -> JobObject:
     generation = store.get_generation(job.id) if job.state in ENDED else None
     position = store.queue_position(job) if job.state == JobState.QUEUED else None
     return job_object(job, generation, store.attempts(job.id), position)
@@ -82,8 +93,16 @@ def cursor_of(kind: str, after: str | None) -> Iterator[str | None]:
 
 def read_batch(store: Store, batch_id: str, owner: str | None) -> BatchObject:
     """A batch, its counts, and what is known of its pace. Raises NotFound, StoreUnavailable."""
-    rows: tuple[Batch, BatchCounts] = store.get_batch(check_id("batch", batch_id), owner=owner)
-    return batch_object(*rows)
+    batch, counts = store.get_batch(check_id("batch", batch_id), owner=owner)
+    return batch_object(batch, counts, store.batch_rates(batch.id))
+
+
+def poll_batch(store: Store, batch_id: str, owner: str | None) -> tuple[BatchObject, int | None]:
+    """The same, and in how many seconds it pays to ask again; None: nothing more happens. Raises the same."""
+    batch, counts = store.get_batch(check_id("batch", batch_id), owner=owner)
+    rates = store.batch_rates(batch.id)
+    seen = batch_object(batch, counts, rates)
+    return seen, None if seen.status in FINAL else seconds_to_poll_batch(batch, rates) or FINALIZING_SECONDS
 
 
 def read_batches(store: Store, owner: str | None, limit: int, after: str | None) -> BatchPage:

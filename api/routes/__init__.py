@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastapi import Response
+
 from api.wire import ErrorReply
 
 _MEANINGS = {
@@ -21,3 +23,9 @@ _MEANINGS = {
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What an endpoint may answer instead, for its documentation."""
     return {status: {"model": ErrorReply, "description": _MEANINGS[status]} for status in statuses}
+
+
+def note_poll(response: Response, seconds: int | None) -> None:
+    """Say when it pays to ask again; nothing of what has ended."""
+    if seconds is not None:
+        response.headers["Retry-After"] = str(seconds)

@@ -13,8 +13,8 @@ from api.batch_streaming import batch_frames, parse_cursor
 from api.body import fingerprint, parse_object
 from api.idempotency import Calling, note_replay
 from api.keys import Owner
-from api.reading import check_id, cursor_of, read_batch, read_batches
-from api.routes import refusals
+from api.reading import check_id, cursor_of, poll_batch, read_batch, read_batches
+from api.routes import note_poll, refusals
 from api.routes.jobs import body_after_key
 from api.routes.streams import STREAM_HEADERS, EventStream
 from api.services import Services, services
@@ -96,9 +96,12 @@ def list_batches(parts: Parts, owner: Owner, query: Annotated[ListQuery, Query()
 @router.get(
     "/v1/batches/{batch_id}", response_model=BatchObject, summary="Read a batch", responses=refusals(401, 404, 503)
 )
-def read(parts: Parts, owner: Owner, batch_id: str) -> BatchObject:
-    """The batch, its counts, its pace. Its jobs: `GET /v1/jobs?batch_id=`."""
-    return read_batch(parts.store, batch_id, owner)
+def read(parts: Parts, owner: Owner, batch_id: str, response: Response) -> BatchObject:
+    """The batch, its counts, its pace. Its jobs: `GET /v1/jobs?batch_id=`. Until its end, `Retry-After` says when to
+    ask again."""
+    batch, seconds = poll_batch(parts.store, batch_id, owner)
+    note_poll(response, seconds)
+    return batch
 
 
 @router.post(

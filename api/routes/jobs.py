@@ -12,8 +12,8 @@ from api.body import fingerprint, parse_object, read_body
 from api.checking import check_submission
 from api.idempotency import Calling, note_replay
 from api.keys import Owner
-from api.reading import accepted, check_id, read_job, read_page
-from api.routes import refusals
+from api.reading import accepted, check_id, poll_job, read_job, read_page
+from api.routes import note_poll, refusals
 from api.services import Services, services
 from api.wire import AcceptedJobs, JobObject, JobPage
 from jobs.records import NewJob
@@ -106,9 +106,12 @@ def _announce(parts: Services, ids: Sequence[str], jobs: Sequence[NewJob]) -> No
 
 
 @router.get("/v1/jobs/{job_id}", response_model=JobObject, summary="Read a job", responses=refusals(401, 404, 503))
-def read(parts: Parts, owner: Owner, job_id: str) -> JobObject:
-    """The job, its text once it has ended, its attempts, and its place in the queue while it waits."""
-    return read_job(parts.store, job_id, owner)
+def read(parts: Parts, owner: Owner, job_id: str, response: Response) -> JobObject:
+    """The job, its text once it has ended, its attempts, and its place in the queue while it waits. Until its end,
+    `Retry-After` says when to ask again."""
+    job, seconds = poll_job(parts.store, job_id, owner)
+    note_poll(response, seconds)
+    return job
 
 
 class ListQuery(BaseModel):
