@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.body import fingerprint, parse_object
-from api.faults import first_fault
+from api.checking import validated
 from api.hook_wire import (
     DeletedWebhook,
     DeliveryObject,
@@ -23,19 +22,18 @@ from api.hook_wire import (
     page_fields,
     webhook_object,
 )
+from api.idempotency import Calling, note_replay
 from api.keys import Owner
-from api.reading import check_id
+from api.reading import check_id, cursor_of
 from api.routes import refusals
-from api.routes.jobs import body_after_key, idempotency_key
+from api.routes.jobs import body_after_key
 from api.services import Services, services
-from jobs.errors import InvalidRequest, NotFound
 from jobs.targets import check_url
 from jobs.webhooks import NewWebhook
 
 router = APIRouter(tags=["webhooks"])
 
 Parts = Annotated[Services, Depends(services)]
-Answer = TypeVar("Answer")
 
 _CREATE_BODY: dict[str, Any] = {
     "requestBody": {
@@ -73,7 +71,7 @@ Page = Annotated[PageQuery, Query()]
 def create(
     parts: Parts,
     owner: Owner,
-    key: Annotated[str | None, Depends(idempotency_key)],
+    caller: Calling,
     raw: Annotated[bytes, Depends(body_after_key)],
     response: Response,
 ) -> NewWebhookObject:
@@ -85,31 +83,22 @@ def create(
     `job.*` events are of single jobs; those of the lines of batches come only with `include_batch_lines`.
     """
     body = parse_object(raw)
-    request = _validated(body)
+    request = validated(WebhookRequest, body)
     check_url(request.url, allow_private=parts.settings.webhook_allow_private)
     row, replayed = parts.store.create_webhook(
         NewWebhook(request.url, request.events, request.include_batch_lines, request.description),
         owner or "",
-        idempotency_key=key,
-        body_sha256=fingerprint(body) if key is not None else None,
+        **caller.terms(fingerprint(body)),
     )
-    if replayed:
-        response.headers["Idempotent-Replayed"] = "true"
+    note_replay(response, replayed)
     return new_webhook_object(row)
-
-
-def _validated(body: dict[str, Any]) -> WebhookRequest:
-    try:
-        return WebhookRequest.model_validate(body)
-    except ValidationError as error:
-        raise first_fault(error.errors(include_url=False, include_input=False), body) from None
 
 
 @router.get("/v1/webhooks", response_model=WebhookPage, summary="List webhooks", responses=refusals(400, 401, 503))
 def list_webhooks(parts: Parts, owner: Owner, query: Page) -> WebhookPage:
     """Newest first, without their secrets."""
-    after = _cursor("webhook", query.after)
-    rows, has_more = _page("webhook", lambda: parts.store.list_webhooks(owner, query.limit, after))
+    with cursor_of("webhook", query.after) as after:
+        rows, has_more = parts.store.list_webhooks(owner, query.limit, after)
     return WebhookPage(**page_fields([webhook_object(row) for row in rows], has_more=has_more))
 
 
@@ -155,9 +144,9 @@ def test(parts: Parts, owner: Owner, webhook_id: str) -> DeliveryObject:
 )
 def deliveries(parts: Parts, owner: Owner, webhook_id: str, query: Page) -> DeliveryPage:
     """Newest first, each with all its attempts. They are kept for 30 days."""
-    after = _cursor("delivery", query.after)
-    known = check_id("webhook", webhook_id)
-    rows, has_more = _page("delivery", lambda: parts.store.deliveries(known, owner, query.limit, after))
+    webhook = parts.store.get_webhook(check_id("webhook", webhook_id), owner)
+    with cursor_of("delivery", query.after) as after:
+        rows, has_more = parts.store.deliveries(webhook.id, owner, query.limit, after)
     return DeliveryPage(**page_fields([delivery_object(row) for row in rows], has_more=has_more))
 
 
@@ -183,17 +172,3 @@ def retry(parts: Parts, owner: Owner, webhook_id: str, delivery_id: str) -> Deli
     """Try it at once, whether it was taken, given up or waits. One that is being tried just now goes on as it is."""
     ids = check_id("webhook", webhook_id), check_id("delivery", delivery_id)
     return delivery_object(parts.store.retry_delivery(*ids, owner))
-
-
-def _cursor(kind: str, after: str | None) -> str | None:
-    return None if after is None else _page(kind, lambda: check_id(kind, after))
-
-
-def _page(kind: str, read: Callable[[], Answer]) -> Answer:
-    """A cursor that names nothing is a fault of the query, not of the path."""
-    try:
-        return read()
-    except NotFound as error:
-        if error.kind != kind:
-            raise
-        raise InvalidRequest(f"after: no {kind} has this id.", param="after") from None

@@ -170,6 +170,8 @@ def append(scope: Scope, batch_id: str, kind: Kind, segment: NewSegment | None, 
     batch = rows(scope, sa.select(Batch).where(Batch.id == batch_id, column == after, Batch.finalized_at.is_(None)))
     if not batch or not after <= cursor <= batch[0].num_ends:
         return False
+    if _num_lines(scope, batch[0], kind, after, cursor) != (0 if segment is None else segment.num_lines):
+        return False  # Some of the lines are to run again: their ends have no number any more.
     values: dict[Any, Any] = {column: cursor}
     if segment is not None:
         if not _add_segment(scope, batch[0], kind, segment):
@@ -177,6 +179,18 @@ def append(scope: Scope, batch_id: str, kind: Kind, segment: NewSegment | None, 
         values[_FILES[kind]] = segment.file_id
     scope.connection.execute(sa.update(Batch).where(Batch.id == batch_id).values(values))
     return True
+
+
+def _num_lines(scope: Scope, batch: Batch, kind: Kind, after: int, cursor: int) -> int:
+    """How many ends between two cursors belong into the file. The whole of an output file the counter knows: the rows
+    of a large batch are not gone through under its lock."""
+    succeeded = kind == "output"
+    if succeeded and after == 0 and cursor == batch.num_ends:
+        return batch.num_succeeded
+    query = sa.select(sa.func.count()).select_from(Job).where(Job.batch_id == batch.id)
+    query = query.where(sa.text("jobs.end_number IS NOT NULL"), Job.end_number > after, Job.end_number <= cursor)
+    which = Job.state == JobState.SUCCEEDED if succeeded else Job.state != JobState.SUCCEEDED
+    return scope.connection.scalar(query.where(which)) or 0
 
 
 def _add_segment(scope: Scope, batch: Batch, kind: Kind, segment: NewSegment) -> bool:
@@ -231,6 +245,9 @@ def finalize(scope: Scope, batch_id: str) -> bool:
         return False
     scope.connection.execute(sa.update(Batch).where(Batch.id == batch_id).values(finalized_at=scope.now))
     written = [file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id is not None]
-    scope.connection.execute(sa.update(File).where(File.id.in_(written)).values(complete_at=scope.now))
+    values: dict[Any, Any] = {File.complete_at: scope.now}
+    if batch.output_expires_after_seconds is not None:  # From here, else a long batch's results might go at once.
+        values[File.expires_at] = scope.now + timedelta(seconds=batch.output_expires_after_seconds)
+    scope.connection.execute(sa.update(File).where(File.id.in_(written)).values(values))
     outbox.batch_ended(scope, batch_id)
     return True

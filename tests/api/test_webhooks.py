@@ -154,6 +154,12 @@ def test_the_same_key_makes_one_webhook_and_shows_its_secret_again(api: Api) -> 
     assert (reply.status_code, reply.headers["x-should-retry"]) == (409, "false")
 
 
+def test_a_silent_retry_of_the_client_makes_no_second_webhook(api: Api) -> None:
+    first = make(api)
+    assert make(api, headers={"x-stainless-retry-count": "1"}) == first
+    assert make(api)["id"] != first["id"]
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "code"),
     [
