@@ -27,6 +27,7 @@ from jobs.errors import (
     NotFound,
     PenstockError,
     QueueUnavailable,
+    StorageUnavailable,
     StoreUnavailable,
 )
 
@@ -98,6 +99,8 @@ def _refusal_of(error: Exception) -> Refusal:
             told = Refusal(409, str(error), code=error.code, param="Idempotency-Key", headers=headers)
         case StoreUnavailable():
             told = _later("The database cannot be reached right now.", error)
+        case StorageUnavailable():
+            told = _later("The storage of files cannot be reached right now, or is full.", error)
         case QueueUnavailable():
             told = _later("Redis cannot be reached right now.", error)
         case ModelUnknown():

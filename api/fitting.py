@@ -20,6 +20,7 @@ from jobs.records import NewJob
 from jobs.states import Priority
 from worker.engine.vocabulary import Vocabulary
 
+MAX_CHARACTER_BYTES = 4
 KNOBS = set(Parameters.model_fields) - {"seed"}
 
 
@@ -128,7 +129,7 @@ def _checked_tokens(draft: Draft, model: ServedModel) -> Sequence[int]:
     """Tokens of the prompt, if they and `max_tokens` fit the context of a slot."""
     name = "prompt" if draft.prompt is not None else "messages"
     context = model.context_tokens
-    if _fewest_tokens(draft, model.vocabulary) >= context:
+    if _is_far_too_long(draft, model.vocabulary, context):
         reason = f"it is far longer than the context of {context} tokens"
         raise draft.refusal(reason, name, code="context_length_exceeded")
     token_ids = _tokens(draft, model.vocabulary)
@@ -165,10 +166,13 @@ def _parts(param: str) -> list[str | int]:
     return [int(word) if word.isdigit() else word for word in words]
 
 
-def _fewest_tokens(draft: Draft, vocabulary: Vocabulary) -> int:
-    """A bound from below, without tokenizing: megabytes of prompt are refused in no time."""
-    texts = [draft.prompt or "", *(message["content"].strip() for message in draft.messages or ())]
-    return sum(len(text.encode()) for text in texts) // _longest_piece_bytes(vocabulary)
+def _is_far_too_long(draft: Draft, vocabulary: Vocabulary, context: int) -> bool:
+    """By a bound from below, without tokenizing: megabytes of prompt are refused in no time."""
+    longest = _longest_piece_bytes(vocabulary)
+    texts = [draft.prompt] if draft.prompt is not None else [message["content"] for message in draft.messages or ()]
+    if sum(map(len, texts)) * MAX_CHARACTER_BYTES < longest * context:
+        return False
+    return sum(len(text.strip().encode()) for text in texts) // longest >= context
 
 
 @lru_cache(maxsize=4)

@@ -1,1 +1,1 @@
-"""Taking a file in while it arrives: form, lines, checks, and the two objects it leaves. Memory does not grow with it."""
+"""Taking a file in while it arrives: form, lines, checks, and the two objects it leaves. Memory stays flat."""

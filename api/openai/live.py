@@ -18,6 +18,7 @@ from starlette.requests import Request
 
 from api.errors import Refusal
 from api.fitting import fit
+from api.idempotency import CallTerms
 from api.openai.mapping import Asked
 from api.services import Services
 from api.streaming import Broken, Ended, JobStream, Position, Told
@@ -111,15 +112,16 @@ def begin(
     asked: Asked,
     *,
     keep: bool,
-    key: str | None = None,
-    body_sha256: str | None = None,
+    terms: CallTerms | None = None,
     origin: Mapping[str, Any] | None = None,
 ) -> Call:
-    """Store and publish the jobs of a request. Blocks. Raises what fitting and submitting raise."""
+    """Store and publish the jobs of a request. `terms`: of a call that may be one made again (`api.idempotency`).
+    Blocks. Raises what fitting and submitting raise."""
     fitted = fit(asked.draft, parts.catalog.served())
     job = replace(fitted.new_job(Priority.INTERACTIVE), origin=origin)
     jobs = with_choices(job, fitted.seed, asked.num_choices)
-    made = parts.store.submit(jobs, owner=owner or "", idempotency_key=key, body_sha256=body_sha256)
+    named: Mapping[str, Any] = terms or {}
+    made = parts.store.submit(jobs, owner=owner or "", **named)
     if not made.replayed:
         parts.announcer.queued(made.ids, 0)
     return Call(parts, owner, made.ids, keep)

@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.body import fingerprint, parse_object
 from api.errors import Refusal
+from api.idempotency import Caller, Calling
 from api.keys import Owner
 from api.openai.live import CLIENT_CLOSED_REQUEST, Call, begin, unless_gone
 from api.openai.mapping import Asked
@@ -33,7 +34,7 @@ from api.openai.responses import (
 )
 from api.reading import check_id
 from api.routes import refusals
-from api.routes.jobs import body_after_key, idempotency_key
+from api.routes.jobs import body_after_key
 from api.routes.streams import EventStream
 from api.services import Services, services
 from api.streaming import PING, Broken, Ended, JobStream, Ping, Position, Reset, Text
@@ -65,12 +66,12 @@ async def create(
     request: Request,
     parts: Parts,
     owner: Owner,
-    key: Annotated[str | None, Depends(idempotency_key)],
+    caller: Calling,
     raw: Annotated[bytes, Depends(body_after_key)],
 ) -> Response:
     """With `background` the answer comes at once: poll it by its id, cancel it, or stream it from any event on. A
     response in the foreground goes on when its caller leaves, unless it was sent with `store: false`."""
-    asked, call = await run_in_threadpool(_begun, parts, owner, key, raw)
+    asked, call = await run_in_threadpool(_begun, parts, owner, caller, raw)
     headers = {**_HEADERS, "x-request-id": call.ids[0]}
     if asked.stream:
         return EventStream(_streamed(call, -1), headers=headers)
@@ -81,16 +82,14 @@ async def create(
     return JSONResponse(await run_in_threadpool(_read, parts, owner, call.ids[0]), headers=headers)
 
 
-def _begun(parts: Services, owner: str | None, key: str | None, raw: bytes) -> tuple[AskedResponse, Call]:
+def _begun(parts: Services, owner: str | None, caller: Caller, raw: bytes) -> tuple[AskedResponse, Call]:
     body = parse_object(raw)
     asked = read_response(body)
     draft = asked.draft
     if asked.previous is not None:
         draft = replace(draft, messages=after(asked, *_previous(parts, owner, asked.previous)))
-    sha256 = None if key is None else fingerprint(body)
-    call = begin(
-        parts, owner, Asked(draft, 1, asked.stream), keep=asked.keep, key=key, body_sha256=sha256, origin=asked.origin
-    )
+    terms = caller.terms(fingerprint(body)) if caller.key is not None or asked.keep else None
+    call = begin(parts, owner, Asked(draft, 1, asked.stream), keep=asked.keep, terms=terms, origin=asked.origin)
     return asked, call
 
 

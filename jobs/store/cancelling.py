@@ -82,12 +82,17 @@ def _waiting(scope: Scope, batch_id: str, limit: int) -> Sequence[str]:
 
 
 def batches_half_cancelled(scope: Scope, limit: int) -> Sequence[str]:
-    """Find batches that are marked as cancelled and still have lines that wait, or that run and were never asked."""
-    waiting = sa.exists().where(Job.batch_id == Batch.id, Job.state == JobState.QUEUED)
-    unasked = sa.exists().where(
-        Job.batch_id == Batch.id, Job.state == JobState.RUNNING, Job.cancel_requested_at.is_(None)
+    """Find batches that are marked as cancelled and still have lines that wait, or that run and were never asked.
+
+    One batch at a time: a planner that is asked for all of them in one statement may go through every queued job.
+    """
+    open_ones = sa.select(Batch.id).where(sa.text("batches.ended_at IS NULL"), Batch.cancel_requested_at.is_not(None))
+    found = scope.connection.scalars(open_ones.order_by(Batch.id).limit(limit)).all()
+    return [batch_id for batch_id in found if _half_cancelled(scope, batch_id)]
+
+
+def _half_cancelled(scope: Scope, batch_id: str) -> bool:
+    unasked = sa.select(Job.id).where(
+        Job.batch_id == batch_id, Job.state == JobState.RUNNING, Job.cancel_requested_at.is_(None)
     )
-    query = sa.select(Batch.id).where(
-        sa.text("batches.ended_at IS NULL"), Batch.cancel_requested_at.is_not(None), sa.or_(waiting, unasked)
-    )
-    return scope.connection.scalars(query.order_by(Batch.id).limit(limit)).all()
+    return bool(_waiting(scope, batch_id, 1)) or scope.connection.scalar(unasked.limit(1)) is not None

@@ -227,7 +227,7 @@ class Vocabulary:
                 out.append(_Place(int(text)))
             else:
                 self._append_template(out, text)
-        return tuple(out)
+        return tuple(part for part in out if part != "")
 
     def _render_marked(self, roles: Sequence[str], nonce: str) -> str:
         marked = [{"role": role, "content": _mark(nonce, index)} for index, role in enumerate(roles)]
