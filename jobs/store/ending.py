@@ -29,20 +29,20 @@ _COUNTERS = {
     JobState.EXPIRED: Batch.num_expired,
 }
 
-_END_ATTEMPT = (
+_END_ATTEMPTS = (
     sa.update(Attempt)
     .where(
-        Attempt.job_id == sa.bindparam("the_job"),
+        Attempt.job_id.in_(sa.bindparam("the_jobs", expanding=True)),
         Attempt.number == sa.bindparam("the_number"),
         Attempt.outcome.is_(None),
     )
     .values(outcome=sa.bindparam("outcome"), ended_at=sa.bindparam("ended_at"), error=sa.bindparam("error"))
 )
 
-_MOVE_JOB = (
+_MOVE_JOBS = (
     sa.update(Job)
     .where(
-        Job.id == sa.bindparam("the_job"),
+        Job.id.in_(sa.bindparam("the_jobs", expanding=True)),
         Job.attempt == sa.bindparam("the_number"),
         Job.state == JobState.RUNNING,
     )
@@ -89,17 +89,27 @@ def apply(scope: Scope, judged: Sequence[Judged]) -> None:
     """Move locked running jobs, and end their attempts, as judged."""
     if not judged:
         return
-    moved = scope.connection.execute(_MOVE_JOB, [_move(scope, job, verdict) for job, verdict in judged])
-    if moved.rowcount not in {len(judged), -1}:  # -1: the driver does not count.
-        raise RuntimeError(f"{moved.rowcount} of {len(judged)} locked jobs moved")
-    scope.connection.execute(_END_ATTEMPT, [_ended_attempt(scope, job, verdict) for job, verdict in judged])
+    num_moved = 0
+    for ids, number, verdict in _alike(judged):
+        fence = {"the_jobs": ids, "the_number": number}
+        num_moved += scope.connection.execute(_MOVE_JOBS, {**fence, **_move(scope, verdict)}).rowcount
+        scope.connection.execute(_END_ATTEMPTS, {**fence, **_ended_attempt(scope, verdict)})
+    if num_moved != len(judged):
+        raise RuntimeError(f"{num_moved} of {len(judged)} locked jobs moved")
     count(scope, ((job.batch_id, verdict.state) for job, verdict in judged))
 
 
-def _move(scope: Scope, job: AnyRow, verdict: Verdict) -> dict[str, Any]:
+def _alike(judged: Sequence[Judged]) -> Iterable[tuple[list[str], int, Verdict]]:
+    """Jobs that go the same way from an attempt of the same number, together: most succeed at their first."""
+    groups: dict[str, tuple[list[str], int, Verdict]] = {}
+    for job, verdict in judged:
+        ids, _, _ = groups.setdefault(f"{job.attempt} {verdict!r}", ([], job.attempt, verdict))
+        ids.append(job.id)
+    return groups.values()
+
+
+def _move(scope: Scope, verdict: Verdict) -> dict[str, Any]:
     return {
-        "the_job": job.id,
-        "the_number": job.attempt,
         "state": verdict.state,
         "num_costs": verdict.num_costs,
         "available_at": verdict.available_at,
@@ -108,14 +118,8 @@ def _move(scope: Scope, job: AnyRow, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _ended_attempt(scope: Scope, job: AnyRow, verdict: Verdict) -> dict[str, Any]:
-    return {
-        "the_job": job.id,
-        "the_number": job.attempt,
-        "outcome": verdict.outcome,
-        "ended_at": scope.now,
-        "error": verdict.attempt_error,
-    }
+def _ended_attempt(scope: Scope, verdict: Verdict) -> dict[str, Any]:
+    return {"outcome": verdict.outcome, "ended_at": scope.now, "error": verdict.attempt_error}
 
 
 def end_queued(scope: Scope, ids: Collection[str], state: JobState) -> list[str]:
