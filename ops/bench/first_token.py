@@ -32,8 +32,6 @@ from ops.bench.overhead import process, redis_server, wait_until
 START_SECONDS = 180.0
 LOAD_LINES = 1000
 LOAD_TOKENS = 400
-SETTLE_SECONDS = 6.0
-"""The heartbeat's rate is that of the last five seconds."""
 CHAT = {"messages": [{"role": "user", "content": "Write a haiku about ice hockey"}], "max_tokens": 8, "seed": 7}
 
 
@@ -57,7 +55,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ps-first-", dir="/tmp") as home, ExitStack() as stack:
         settings = _settings(Path(home), stack.enter_context(redis_server(Path(home))), options)
         stack.enter_context(_system(settings))
-        figures = _measure(settings, options.rounds, options.tries)
+        figures = _measure(settings, options.rounds, options.tries, options.settle)
     table = Table("time to first text", "ms", title=f"{options.model}, {options.slots} slots, medians")
     for name, seconds in asdict(figures).items():
         table.add_row(name, f"{1000 * seconds:.1f}")
@@ -74,6 +72,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tries", type=int, default=10, help="jobs in each half of a round, one after another")
+    # The heartbeat's rate is that of the last five seconds.
+    parser.add_argument("--settle", type=float, default=6.0, help="seconds under load before the first try")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     return parser.parse_args()
 
@@ -107,7 +107,7 @@ def _is_ready(settings: Settings) -> bool:
         return False
 
 
-def _measure(settings: Settings, rounds: int, tries: int) -> Figures:
+def _measure(settings: Settings, rounds: int, tries: int, settle_seconds: float) -> Figures:
     store = Store(open_engine(settings.resolved_database_url), settings=settings)
     idle: list[float] = []
     loaded: list[float] = []
@@ -116,7 +116,7 @@ def _measure(settings: Settings, rounds: int, tries: int) -> Figures:
         _first_text_seconds(client)  # warms up
         for _ in range(rounds):
             idle += [_first_text_seconds(client) for _ in range(tries)]
-            with _load(client, store):
+            with _load(client, store, settle_seconds):
                 loaded += [_first_text_seconds(client) for _ in range(tries)]
                 (worker,) = store.list_workers(30)
                 steps.append(worker.busy_slots / max(worker.tokens_per_second, 1e-9))
@@ -134,7 +134,7 @@ def _first_text_seconds(client: httpx.Client) -> float:
 
 
 @contextmanager
-def _load(client: httpx.Client, store: Store) -> Iterator[None]:
+def _load(client: httpx.Client, store: Store, settle_seconds: float) -> Iterator[None]:
     """A batch that fills every slot until the block ends."""
     line = {
         "prompt": "ice river stone moon",
@@ -143,7 +143,7 @@ def _load(client: httpx.Client, store: Store) -> Iterator[None]:
     }
     made = client.post("/v1/jobs", json={"jobs": [line] * LOAD_LINES}).raise_for_status().json()
     wait_until(lambda: store.list_workers(30)[0].details.get("waiting"), START_SECONDS)
-    time.sleep(SETTLE_SECONDS)
+    time.sleep(settle_seconds)
     try:
         yield
     finally:
