@@ -116,7 +116,7 @@ def _table(runs: Runs) -> Table:
 
 def _measured(worker: psutil.Process, num_jobs: int, run: Callable[[int], None]) -> Run:
     """Warm up, then run."""
-    run(WARM_UP)
+    run(min(WARM_UP, num_jobs))
     started, cpu = time.perf_counter(), _cpu_seconds(worker)
     run(num_jobs)
     seconds = time.perf_counter() - started

@@ -22,8 +22,9 @@ def run_bench(module: str, report: Path, *words: str) -> dict[str, Any]:
 
 
 def test_jobs_a_second_are_measured_beside_bare_celery(tmp_path: Path) -> None:
-    figures = run_bench("ops.bench.overhead", tmp_path / "report.json", "--jobs", "60", "--rounds", "1")
-    assert figures["ratio"].keys() == {"bare Celery", "Penstock, SQLite", "Penstock, PostgreSQL"}
+    words = ("--jobs", "40", "--rounds", "1", "--sqlite-only")
+    figures = run_bench("ops.bench.overhead", tmp_path / "report.json", *words)
+    assert figures["ratio"].keys() == {"bare Celery", "Penstock, SQLite"}
     for (run,) in figures["runs"].values():
         assert run["jobs_per_second"] > 0
         assert run["cpu_ms_a_job"] >= 0
