@@ -30,10 +30,10 @@ COUNTERS = {
     JobState.EXPIRED: Batch.num_expired,
 }
 
-_END_ATTEMPT = (
+_END_ATTEMPTS = (
     sa.update(Attempt)
     .where(
-        Attempt.job_id == sa.bindparam("the_job"),
+        Attempt.job_id.in_(sa.bindparam("the_jobs", expanding=True)),
         Attempt.number == sa.bindparam("the_number"),
         Attempt.outcome.is_(None),
     )
@@ -104,8 +104,19 @@ def apply(scope: Scope, judged: Sequence[Judged], records: Sequence[tuple[Attemp
     moved = scope.connection.execute(_MOVE_JOB, moves)
     if moved.rowcount not in {len(judged), -1}:  # -1: the driver does not count.
         raise RuntimeError(f"{moved.rowcount} of {len(judged)} locked jobs moved")
-    scope.connection.execute(_END_ATTEMPT, [_ended_attempt(scope, job, verdict) for job, verdict in judged])
+    for jobs, number, verdict in _alike(judged):
+        fence = {"the_jobs": jobs, "the_number": number}
+        scope.connection.execute(_END_ATTEMPTS, {**fence, **_ended_attempt(scope, verdict)})
     outbox.job_ended(scope, ends)
+
+
+def _alike(judged: Sequence[Judged]) -> Iterable[tuple[list[str], int, Verdict]]:
+    """Jobs that go the same way from an attempt of the same number, together: most succeed at their first."""
+    groups: dict[str, tuple[list[str], int, Verdict]] = {}
+    for job, verdict in judged:
+        ids, _, _ = groups.setdefault(f"{job.attempt} {verdict!r}", ([], job.attempt, verdict))
+        ids.append(job.id)
+    return groups.values()
 
 
 def _move(scope: Scope, job: AnyRow, verdict: Verdict, end_number: int | None) -> dict[str, Any]:
@@ -121,14 +132,8 @@ def _move(scope: Scope, job: AnyRow, verdict: Verdict, end_number: int | None) -
     }
 
 
-def _ended_attempt(scope: Scope, job: AnyRow, verdict: Verdict) -> dict[str, Any]:
-    return {
-        "the_job": job.id,
-        "the_number": job.attempt,
-        "outcome": verdict.outcome,
-        "ended_at": scope.now,
-        "error": verdict.attempt_error,
-    }
+def _ended_attempt(scope: Scope, verdict: Verdict) -> dict[str, Any]:
+    return {"outcome": verdict.outcome, "ended_at": scope.now, "error": verdict.attempt_error}
 
 
 def end_queued(scope: Scope, ids: Collection[str], state: JobState) -> list[AnyRow]:
