@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from jobs.errors import LeaseLost
 from jobs.records import AttemptRef, Failed, GenerationRecord, Outcome, recipe_id
@@ -134,9 +135,25 @@ def end_queued(scope: Scope, ids: Collection[str], state: JobState) -> list[AnyR
     jobs = [job for job in scope.lock_jobs(ids, skip_locked=True) if job.state == JobState.QUEUED]
     if jobs:
         numbers = count(scope, [(job.id, job.batch_id, state) for job in jobs])
-        ends = [{"the_job": job.id, "end_number": numbers.get(job.id)} for job in jobs]
-        scope.connection.execute(_END_QUEUED.values(state=state, ended_at=scope.now), ends)
+        _end_rows(scope, {job.id: numbers.get(job.id) for job in jobs}, state)
     return jobs
+
+
+def _end_rows(scope: Scope, numbers: Mapping[str, int | None], state: JobState) -> None:
+    """PostgreSQL ends hundreds in one statement; to SQLite a statement is a call."""
+    ended = {"state": state, "ended_at": scope.now, "published_at": None}
+    if scope.connection.dialect.name == "sqlite":
+        ends = [{"the_job": job_id, "end_number": number} for job_id, number in numbers.items()]
+        scope.connection.execute(_END_QUEUED.values(ended), ends)
+        return
+    ids = sa.cast(list(numbers), postgresql.ARRAY(sa.String))
+    given = sa.cast(list(numbers.values()), postgresql.ARRAY(sa.Integer))
+    pairs = sa.select(sa.func.unnest(ids).label("id"), sa.func.unnest(given).label("number")).subquery()
+    scope.connection.execute(
+        sa.update(Job)
+        .where(Job.id == pairs.c.id, Job.state == JobState.QUEUED)
+        .values(ended | {"end_number": pairs.c.number})
+    )
 
 
 def count(
