@@ -157,8 +157,7 @@ class Dispatcher:
             (swept.expired, JobState.EXPIRED),
             (swept.cancelled, JobState.CANCELLED),
         ):
-            for job_id in ids:
-                self._events.end(job_id, state)
+            self._events.ends([(job_id, state) for job_id in ids])
         if swept:
             log.info(
                 "swept",
@@ -220,8 +219,9 @@ class Dispatcher:
                 outage.began(error)
                 wait_seconds = min(MAX_WAIT_SECONDS, 2 * wait_seconds)
             else:
-                if last.refilled or len(last.published.interactive) > 0:
-                    continue  # There may be more: look at once.
+                many = len(last.published.batch) > self._settings.dispatch_window // 2
+                if last.refilled or many or len(last.published.interactive) > 0:
+                    continue  # There may be more, or the lines are short: look at once.
             bell.wait(wait_seconds, stop)
         self.resign()
         bell.close()

@@ -96,10 +96,18 @@ class Store(BatchDoor, FileDoor):
 
         `in_company`: other jobs run in the same process, so a job for which `runs_alone` is not taken.
         """
+        return self._claim([job_id], worker, in_company=in_company).get(job_id)
+
+    def claim_many(self, job_ids: Collection[str], worker: str) -> dict[str, ClaimedJob]:
+        """`claim` of several jobs in company, in one transaction; the ones that were taken, by id."""
+        return self._claim(job_ids, worker, in_company=True) if job_ids else {}
+
+    def _claim(self, job_ids: Collection[str], worker: str, *, in_company: bool) -> dict[str, ClaimedJob]:
         with self._writing(durable=False) as scope:
-            claimed = leases.claim(scope, job_id, worker, in_company=in_company)
-            if claimed is None and leases.deadline_passed(scope, job_id):
-                ending.end_queued(scope, [job_id], JobState.EXPIRED)
+            claimed = leases.claim_many(scope, job_ids, worker, in_company=in_company)
+            left = [job_id for job_id in job_ids if job_id not in claimed]
+            if left and (late := leases.overdue(scope, left)):
+                ending.end_queued(scope, late, JobState.EXPIRED)
             return claimed
 
     def runs_alone(self, job_id: str) -> bool:

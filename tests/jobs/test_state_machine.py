@@ -118,6 +118,14 @@ class StoreMachine(RuleBasedStateMachine):
         self.holders[job_id] = claimed.ref
         return claimed.ref
 
+    @rule(target=attempts, wanted=st.lists(job_ids, min_size=1, max_size=4, unique=True))
+    def claim_group(self, wanted: list[str]) -> Any:
+        taken = self.store.claim_many(wanted, "a")
+        assert not taken.keys() & self.holders.keys(), "a job was claimed while somebody held it"
+        assert taken.keys() <= set(wanted)
+        self.holders |= {job_id: claimed.ref for job_id, claimed in taken.items()}
+        return multiple(*(claimed.ref for claimed in taken.values()))
+
     @rule(target=attempts, ref=attempts, worker=st.sampled_from("abc"))
     def stall_past_the_lease_while_another_claims(self, ref: AttemptRef, worker: str) -> Any:
         self.clock.move(LEASE_SECONDS + 1)
