@@ -47,6 +47,7 @@ log = structlog.get_logger("penstock.clerk")
 OFFICE = "clerk"
 CHUNK_LINES = 1000
 """Lines of one transaction: long enough to be quick, short enough for others to get SQLite's one lock."""
+YIELD_SECONDS = 0.01
 HOUSEKEEPING_SECONDS = 3600.0
 ASIDE_SECONDS = 60.0
 """A batch that cannot be worked on, and housekeeping that failed, are tried again after so long."""
@@ -185,7 +186,6 @@ class Clerk:
         except (NotFound, ValueError, LookupError) as error:
             return self._refuse(batch, error)
         next_byte = lines[-1].end if lines else batch.intake_byte
-        began = self._monotonic()
         try:
             taken = self._store.take_in(batch.id, lines, next_byte, done=exhausted)
         except InvalidRequest as error:
@@ -193,7 +193,7 @@ class Clerk:
         done.more = done.more or taken
         if taken and batch.num_taken == 0:
             self._events.wake_dispatcher()
-        self._let_others_write(self._monotonic() - began)
+        self._let_others_write()
         return len(lines) if taken else 0
 
     def _next_lines(self, batch: Batch) -> tuple[list[checked.CheckedLine], bool]:
@@ -214,10 +214,11 @@ class Clerk:
             return 0
         raise error
 
-    def _let_others_write(self, seconds: float) -> None:
-        """SQLite has one writer: leave its lock free for as long as it was held, for dispatch and workers to get it."""
+    def _let_others_write(self) -> None:
+        """SQLite has one writer. Reading and preparing the next chunk leaves its lock free for longer than a chunk
+        holds it; this lets the threads beside us have their turn as well."""
         if self._store.engine.dialect.name == "sqlite":
-            self._stop.wait(min(seconds, 0.25))
+            self._stop.wait(YIELD_SECONDS)
 
     # Files out
 
