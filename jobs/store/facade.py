@@ -19,16 +19,14 @@ from jobs.records import (
     Forgotten,
     NewJob,
     Outcome,
-    Publishable,
     Renewal,
     Submitted,
     SweepReport,
 )
-from jobs.states import JobState, Priority
+from jobs.states import JobState
 from jobs.store import (
     audit,
     cancelling,
-    dispatching,
     ending,
     housekeeping,
     intake,
@@ -40,17 +38,18 @@ from jobs.store import (
     sweep,
 )
 from jobs.store.batch_door import BatchDoor
+from jobs.store.dispatch_door import DispatchDoor
 from jobs.store.file_door import FileDoor
 from jobs.store.idempotency import Call
 from jobs.store.scope import AnyRow, Scope
 from jobs.store.sweep import followed
 from jobs.tables import Attempt, Batch, Generation, Job, Model, Worker
 
-MAX_SWEEP_CHUNKS = 20
+MAX_SWEEP_CHUNKS = 4
 """Chunks of one kind that a sweep takes: a round of the dispatcher must end."""
 
 
-class Store(BatchDoor, FileDoor):
+class Store(DispatchDoor, BatchDoor, FileDoor):
     """Jobs and all that belongs to them. `owner=None` means anybody's; another owner's rows are NotFound."""
 
     # Taking jobs in
@@ -150,7 +149,7 @@ class Store(BatchDoor, FileDoor):
             retrying.requeue(scope, job_id)
             return reading.get_job(scope, job_id, None)
 
-    # Repair and dispatch
+    # Repair
 
     def sweep(self, *, spare_leases: bool = False) -> SweepReport:
         """Free the jobs of silent workers, end what can no longer start in time, finish cancelled batches.
@@ -195,30 +194,6 @@ class Store(BatchDoor, FileDoor):
             if len(ids) < sweep.CHUNK:
                 return
 
-    def to_publish(self, num_waiting: Mapping[Priority, int] | None = None) -> Publishable:
-        """Choose the queued jobs whose message should go out now.
-
-        Interactive ones that have none; batch lines as far as `settings.dispatch_window` has room, shared fairly
-        between owners, then between their batches; and jobs whose message must be lost: sent longer ago than
-        `settings.republish_after_seconds`, while Redis holds fewer messages (`num_waiting` by queue) than it should.
-        """
-        with self._reading() as scope:
-            return dispatching.to_publish(scope, num_waiting or {})
-
-    def mark_published(self, ids: Collection[str]) -> None:
-        """Note that these queued jobs have a message out. Call it after publishing: a crash between the two costs a
-        duplicate message, never a job."""
-        for chunk in dispatching.chunks(ids):
-            with self._writing(durable=False) as scope:
-                dispatching.mark_published(scope, chunk)
-
-    def unpublish_all(self) -> None:
-        """Redis was emptied: no queued job has a message any more."""
-        last: str | None = ""
-        while last is not None:
-            with self._writing(durable=False) as scope:
-                last = dispatching.unpublish_some(scope, last)
-
     # Reading
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
@@ -258,11 +233,6 @@ class Store(BatchDoor, FileDoor):
         last one seen. Raises NotFound for a cursor that names no job."""
         with self._reading() as scope:
             return reading.list_jobs(scope, state=state, batch_id=batch_id, limit=limit, after=after, owner=owner)
-
-    def queue_position(self, job: Job) -> int | None:
-        """How many jobs go first (0: next); None when not queued. Counted up to `reading.MAX_POSITION`."""
-        with self._reading() as scope:
-            return reading.queue_position(scope, job)
 
     # Housekeeping
 
