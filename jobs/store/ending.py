@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from jobs.errors import LeaseLost
 from jobs.records import AttemptRef, Failed, GenerationRecord, Outcome, recipe_id
 from jobs.states import ENDED, JobState
+from jobs.store import outbox
 from jobs.store.scope import AnyRow, Scope
 from jobs.store.verdicts import AnyOutcome, Verdict, after
 from jobs.tables import Attempt, Batch, Generation, Job, Recipe
@@ -102,6 +103,7 @@ def apply(scope: Scope, judged: Sequence[Judged], records: Sequence[tuple[Attemp
     if moved.rowcount not in {len(judged), -1}:  # -1: the driver does not count.
         raise RuntimeError(f"{moved.rowcount} of {len(judged)} locked jobs moved")
     scope.connection.execute(_END_ATTEMPT, [_ended_attempt(scope, job, verdict) for job, verdict in judged])
+    outbox.job_ended(scope, ends)
 
 
 def _move(scope: Scope, job: AnyRow, verdict: Verdict, end_number: int | None) -> dict[str, Any]:
@@ -136,6 +138,7 @@ def end_queued(scope: Scope, ids: Collection[str], state: JobState) -> list[AnyR
         numbers = count(scope, [(job.id, job.batch_id, state) for job in jobs])
         ends = [{"the_job": job.id, "end_number": numbers.get(job.id)} for job in jobs]
         scope.connection.execute(_END_QUEUED.values(state=state, ended_at=scope.now), ends)
+        outbox.job_ended(scope, ((job.id, job.batch_id, state) for job in jobs))
     return jobs
 
 

@@ -43,13 +43,14 @@ from jobs.store.file_door import FileDoor
 from jobs.store.idempotency import Call
 from jobs.store.scope import AnyRow, Scope
 from jobs.store.sweep import followed
+from jobs.store.webhook_door import WebhookDoor
 from jobs.tables import Attempt, Batch, Generation, Job, Model, Worker
 
 MAX_SWEEP_CHUNKS = 4
 """Chunks of one kind that a sweep takes: a round of the dispatcher must end."""
 
 
-class Store(DispatchDoor, BatchDoor, FileDoor):
+class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor):
     """Jobs and all that belongs to them. `owner=None` means anybody's; another owner's rows are NotFound."""
 
     # Taking jobs in
