@@ -126,24 +126,52 @@ def test_results_expire_after_they_are_whole(store: Store, clock: Clock) -> None
     clock.move(20)
     assert store.expired_files() == []
     store.finalize(batch.id)
+    assert store.expired_files() == []
+    clock.move(10)
     assert store.expired_files() == [store.get_batch(batch.id)[0].output_file_id]
 
 
-def test_segments_of_a_complete_file_become_one(store: Store) -> None:
-    batch = taken_batch(store, 2)
+def test_segments_that_follow_each_other_become_one_and_no_byte_moves(store: Store) -> None:
+    batch = taken_batch(store, 3)
     end_all(store, batch.id)
-    for start, cursor in ((0, 1), (10, 2)):
+    for start, cursor in ((0, 1), (10, 2), (20, 3)):
         segment = NewSegment("file-o", start, 10, 1, f"outputs/file-o/{start}")
         assert store.append_output(batch.id, "output", segment, after=cursor - 1, cursor=cursor)
-    assert store.compact("file-o", "outputs/file-o/whole") == []
-    store.append_output(batch.id, "error", None, after=0, cursor=2)
-    assert store.finalize(batch.id)
-    assert store.compact("file-o", "outputs/file-o/whole") == ["outputs/file-o/0", "outputs/file-o/10"]
-    assert store.compact("file-o", "outputs/file-o/whole") == []
+    assert store.merge_segments("file-o", 10, 30, "outputs/file-o/tail") == ["outputs/file-o/10", "outputs/file-o/20"]
+    for start, end in ((10, 30), (0, 20), (5, 30), (0, 31), (0, 10)):
+        assert store.merge_segments("file-o", start, end, "outputs/file-o/none") == []
+    assert store.merge_segments("file-o", 0, 30, "outputs/file-o/whole") == ["outputs/file-o/0", "outputs/file-o/tail"]
     assert [(s.start_byte, s.num_bytes, s.object_name) for s in store.segments("file-o")] == [
-        (0, 20, "outputs/file-o/whole")
+        (0, 30, "outputs/file-o/whole")
     ]
+    store.append_output(batch.id, "error", None, after=0, cursor=3)
+    assert store.finalize(batch.id)
+    store.delete_file("file-o")
+    assert store.merge_segments("file-o", 0, 30, "outputs/file-o/none") == []
     assert store.audit() == []
+
+
+def test_an_append_that_brings_not_all_lines_that_ended_changes_nothing(store: Store) -> None:
+    batch = taken_batch(store, 3)
+    end_all(store, batch.id)
+    for num_lines, after, cursor in ((2, 0, 3), (4, 0, 3), (2, 0, 1), (1, 0, 2)):
+        segment = NewSegment("file-o", 0, 10, num_lines, "outputs/file-o/0")
+        assert not store.append_output(batch.id, "output", segment, after=after, cursor=cursor)
+    assert not store.append_output(batch.id, "output", None, after=0, cursor=3)
+    assert not store.append_output(batch.id, "error", NewSegment("file-e", 0, 10, 1, "e"), after=0, cursor=3)
+    assert store.append_output(batch.id, "output", NewSegment("file-o", 0, 10, 3, "o"), after=0, cursor=3)
+
+
+def test_objects_that_no_row_names_are_known_by_the_id_they_bear(store: Store) -> None:
+    mine = f"file-{'1' * 32}"
+    held = [f"inputs/{mine}.jsonl", f"checked/{mine}.jsonl"]
+    store.create_file(NewFile("batch", "in.jsonl", 9, [(held[0], 9)], checked_object=held[1]), file_id=mine)
+    stranger = f"outputs/file-{'0' * 32}-00000000000000000000-0123456789ab.jsonl"
+    assert store.unknown_objects([*held, stranger, "outputs/somebody.txt"]) == [stranger]
+    store.delete_file(mine)
+    assert store.unknown_objects(held) == []
+    store.file_erased(mine)
+    assert store.unknown_objects(held) == held
 
 
 def test_another_check_replaces_what_the_first_has_found(store: Store) -> None:
