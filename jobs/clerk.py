@@ -20,11 +20,11 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
+from itertools import chain, islice
 
 import structlog
 from redis import Redis
@@ -49,6 +49,8 @@ CHUNK_LINES = 1000
 """Lines of one transaction: long enough to be quick, short enough for others to get SQLite's one lock."""
 YIELD_SECONDS = 0.01
 HOUSEKEEPING_SECONDS = 3600.0
+HOUSE_ROUND_SECONDS = 0.5
+"""Housekeeping takes no more than about so much of a round."""
 ASIDE_SECONDS = 60.0
 """A batch that cannot be worked on, and housekeeping that failed, are tried again after so long."""
 OUTAGE_SECONDS = 1.0
@@ -123,10 +125,11 @@ class Clerk:
         self._tenure = Tenure(store, holder, monotonic)
         self._results = ResultFiles(store, vault, self._keep)
         clocks = {"monotonic": monotonic} | ({} if now is None else {"now": now})
-        self._retention = Retention(store, vault, self._keep, **clocks)  # type: ignore[arg-type]
+        self._retention = Retention(store, vault, **clocks)  # type: ignore[arg-type]
         self._written_at: dict[str, float] = {}
         self._aside_until: dict[str, float] = {}
         self._last_batch = ""
+        self._house: Iterator[int] | None = None
         self._house_at = float("-inf")
 
     def step(self) -> Round:
@@ -145,7 +148,7 @@ class Clerk:
                 self._keep()
                 self._last_batch = batch.id
                 self._work_on(batch, done)
-            self._keep_house()
+            self._keep_house(done)
         return done
 
     def _keep(self) -> None:
@@ -247,20 +250,31 @@ class Clerk:
 
     # What is over
 
-    def _keep_house(self) -> None:
-        """Every hour, beside the batches and never before them. A failure here is told, and tried again later."""
-        self._retention.drop_replaced()
+    def _keep_house(self, done: Round) -> None:
+        """Every hour, beside the batches and never before them, some of it a round. A failure here is told, and all is
+        tried again later."""
         now = self._monotonic()
-        if now < self._house_at:
-            return
-        self._house_at = now + HOUSEKEEPING_SECONDS
+        if self._house is None and now >= self._house_at:
+            self._house = self._retention.sweep()
         try:
-            self._retention.sweep()
+            whole = self._work_through(chain(self._retention.drop_replaced(), self._house or ()), now)
         except _Stopped:
             raise
         except Exception as error:
-            self._house_at = now + ASIDE_SECONDS
+            self._house, self._house_at = None, now + ASIDE_SECONDS
             log.error("housekeeping_failed", error=type(error).__name__, seconds=ASIDE_SECONDS)
+            return
+        done.more = done.more or not whole
+        if whole and self._house is not None:
+            self._house, self._house_at = None, now + HOUSEKEEPING_SECONDS
+
+    def _work_through(self, pieces: Iterator[int], since: float) -> bool:
+        """Do these pieces of work; False if the round's time for them was over before they were."""
+        for _ in pieces:
+            self._keep()
+            if self._monotonic() - since >= HOUSE_ROUND_SECONDS:
+                return False
+        return True
 
     # The role
 
