@@ -197,8 +197,7 @@ class Dispatcher:
             (swept.expired, JobState.EXPIRED),
             (swept.cancelled, JobState.CANCELLED),
         ):
-            for job_id in ids:
-                self._events.end(job_id, state)
+            self._events.ends([(job_id, state) for job_id in ids])
         if swept:
             log.info(
                 "swept",

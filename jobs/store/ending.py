@@ -59,6 +59,8 @@ _MOVE_JOB = (
     )
 )
 
+_STORE_GENERATION = sa.insert(Generation)
+
 
 _END_QUEUED = (
     sa.update(Job)
@@ -193,12 +195,31 @@ def ensure_recipes(scope: Scope, recipes: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _store_generations(scope: Scope, records: Sequence[tuple[AttemptRef, GenerationRecord]]) -> None:
-    if records:
-        ensure_recipes(scope, (record.recipe for _, record in records))
-        scope.connection.execute(sa.insert(Generation), [_generation(scope, *item) for item in records])
+    if not records:
+        return
+    identities = _recipe_ids([record.recipe for _, record in records])
+    fresh = {identity: record.recipe for identity, (_, record) in zip(identities, records, strict=True)}
+    ensure_recipes(scope, fresh.values())
+    rows = [
+        _generation(scope, ref, record, identity) for identity, (ref, record) in zip(identities, records, strict=True)
+    ]
+    scope.connection.execute(_STORE_GENERATION, rows)
 
 
-def _generation(scope: Scope, ref: AttemptRef, record: GenerationRecord) -> dict[str, Any]:
+def _recipe_ids(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Their ids in order. A worker's recipes are the same few, so each is hashed once."""
+    known: list[tuple[Mapping[str, Any], str]] = []
+    identities: list[str] = []
+    for recipe in recipes:
+        identity = next((identity for other, identity in known if other == recipe), None)
+        if identity is None:
+            identity = recipe_id(recipe)
+            known.append((recipe, identity))
+        identities.append(identity)
+    return identities
+
+
+def _generation(scope: Scope, ref: AttemptRef, record: GenerationRecord, identity: str) -> dict[str, Any]:
     return {
         "job_id": ref.job_id,
         "attempt": ref.number,
@@ -209,7 +230,7 @@ def _generation(scope: Scope, ref: AttemptRef, record: GenerationRecord) -> dict
         "prompt_token_ids": list(record.prompt_token_ids),
         "completion_token_ids": list(record.completion_token_ids),
         "logprobs": None if record.logprobs is None else storable(list(record.logprobs)),
-        "recipe_id": recipe_id(record.recipe),
+        "recipe_id": identity,
         "timings": storable(dict(record.timings)),
         "stored_at": scope.now,
     }

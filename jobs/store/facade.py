@@ -23,7 +23,7 @@ from jobs.records import (
     Submitted,
     SweepReport,
 )
-from jobs.states import JobState
+from jobs.states import JobState, Priority
 from jobs.store import (
     audit,
     cancelling,
@@ -34,6 +34,7 @@ from jobs.store import (
     numbering,
     reading,
     registry,
+    replaying,
     retrying,
     sweep,
 )
@@ -94,10 +95,18 @@ class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor):
 
         `in_company`: other jobs run in the same process, so a job for which `runs_alone` is not taken.
         """
+        return self._claim([job_id], worker, in_company=in_company).get(job_id)
+
+    def claim_many(self, job_ids: Collection[str], worker: str) -> dict[str, ClaimedJob]:
+        """`claim` of several jobs in company, in one transaction; the ones that were taken, by id."""
+        return self._claim(job_ids, worker, in_company=True) if job_ids else {}
+
+    def _claim(self, job_ids: Collection[str], worker: str, *, in_company: bool) -> dict[str, ClaimedJob]:
         with self._writing(durable=False) as scope:
-            claimed = leases.claim(scope, job_id, worker, in_company=in_company)
-            if claimed is None and leases.deadline_passed(scope, job_id):
-                ending.end_queued(scope, [job_id], JobState.EXPIRED)
+            claimed = leases.claim_many(scope, job_ids, worker, in_company=in_company)
+            left = [job_id for job_id in job_ids if job_id not in claimed]
+            if left and (late := leases.overdue(scope, left)):
+                ending.end_queued(scope, late, JobState.EXPIRED)
             return claimed
 
     def runs_alone(self, job_id: str) -> bool:
@@ -149,6 +158,23 @@ class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor):
             cancelling.check_owner(scope, Job, job_id, None)
             retrying.requeue(scope, job_id)
             return reading.get_job(scope, job_id, None)
+
+    def replay(self, job_id: str, owner: str | None = None, *, priority: Priority = Priority.INTERACTIVE) -> Job:
+        """Queue a job that runs a succeeded one again, for `replay_verdict` to compare.
+
+        Raises:
+            NotFound: no such job of this owner.
+            InvalidRequest: it did not succeed.
+        """
+        with self._writing() as scope:
+            return reading.get_job(scope, replaying.replay(scope, job_id, owner, priority=priority), owner)
+
+    def replay_verdict(self, job: Job) -> dict[str, Any] | None:
+        """What comparing a replay with its original says (`jobs.replay.compare`, with `of`); None for other jobs."""
+        if job.replay_of is None:
+            return None
+        with self._reading() as scope:
+            return replaying.verdict(scope, job)
 
     # Repair
 

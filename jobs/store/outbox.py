@@ -163,7 +163,11 @@ def _batch_data(batch: AnyRow) -> dict[str, Any]:
             "cancelled": batch.num_cancelled,
             "expired": batch.num_expired,
         },
-        "usage": {"prompt_tokens": batch.num_prompt_tokens, "completion_tokens": batch.num_completion_tokens},
+        "usage": {
+            "input_tokens": batch.num_prompt_tokens,
+            "output_tokens": batch.num_completion_tokens,
+            "total_tokens": batch.num_prompt_tokens + batch.num_completion_tokens,
+        },
         "input_file_id": batch.input_file_id,
         "output_file_id": batch.output_file_id,
         "error_file_id": batch.error_file_id,

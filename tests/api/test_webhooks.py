@@ -12,6 +12,7 @@ from api.hook_wire import DeliveryObject, Event, WebhookObject
 from jobs.courier import Courier
 from jobs.webhooks import EVENTS
 from tests.api.stage import Api, run_to_end
+from tests.jobs.batch_support import checked_lines, end_all, make_batch, take_in, write_files
 from tests.support.hook_target import HookTarget, hook_target
 from tests.support.services import wait_until
 
@@ -69,6 +70,26 @@ def test_an_end_arrives_signed_and_its_delivery_can_be_read(near: Api, target: H
     assert (delivery["id"], delivery["type"]) == (received.headers["webhook-id"], "job.succeeded")
     assert [(attempt["status"], attempt["error"]) for attempt in delivery["attempts"]] == [(204, None)]
     assert near.client.get(f"{path}/{delivery['id']}").json() == delivery
+
+
+@pytest.mark.parametrize("status", ["completed", "cancelled", "failed"])
+def test_what_a_batch_is_told_as_is_what_it_reads_as(api: Api, status: str) -> None:
+    made = make(api, events=["batch.completed", "batch.cancelled", "batch.failed"])
+    batch = make_batch(api.store, 2, 2 if status == "failed" else 1)
+    if status == "cancelled":
+        api.store.cancel_batch(batch.id)
+    if status != "failed":
+        take_in(api.store, batch, checked_lines(2, 1))
+        end_all(api.store, batch.id)
+        write_files(api.store, batch.id)
+        assert api.store.finalize(batch.id)
+    (row,), _ = api.store.deliveries(made["id"])
+    read = api.client.get(f"/v1/batches/{batch.id}").json()
+    assert (row.event_type, read["status"]) == (f"batch.{status}", status)
+    for name in ("id", "status", "request_counts", "input_file_id", "output_file_id", "error_file_id"):
+        assert row.data[name] == read[name], name
+    assert row.data["usage"].items() <= read["usage"].items()
+    assert row.data["counts"].items() <= read["counts"].items()
 
 
 def test_a_test_event_can_be_sent_and_sent_again(near: Api, target: HookTarget) -> None:

@@ -17,7 +17,7 @@ from redis import Redis
 from jobs.database import open_engine
 from jobs.dispatcher import OFFICE, RETURN_SECONDS, Dispatcher
 from jobs.errors import QueueUnavailable, StoreUnavailable
-from jobs.events import SENTINEL_KEY, EventWriter, end_key, open_redis
+from jobs.events import SENTINEL_KEY, EventWriter, job_of, open_redis
 from jobs.queue import Publisher, make_app
 from jobs.states import JobState
 from jobs.store import Store
@@ -135,9 +135,21 @@ def test_ends_that_the_sweep_brings_are_announced(
     claim(store, cancelled)
     store.cancel(cancelled)
     clock.move(31)
-    dispatcher.step()
-    told = {job_id: redis.get(end_key(job_id)) for job_id in (expired, spent, cancelled)}
-    assert told == {expired: b"expired", spent: b"failed", cancelled: b"cancelled"}
+    states = {expired: "expired", spent: "failed", cancelled: "cancelled"}
+    with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        pubsub.psubscribe("penstock:job:*")
+        wait_until(lambda: redis.pubsub_numpat() == 1)
+        dispatcher.step()
+        told = {}
+
+        def heard_all() -> bool:
+            if message := pubsub.get_message(timeout=1):
+                told[job_of(message["channel"].decode())] = json.loads(message["data"])
+            return len(told) == 3
+
+        wait_until(heard_all)
+    assert told == {job_id: {"type": "end", "state": state} for job_id, state in states.items()}
+    assert redis.keys("penstock:job:*") == []
 
 
 def test_without_redis_the_sweep_goes_on_and_with_it_the_rest(

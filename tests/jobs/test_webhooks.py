@@ -180,7 +180,7 @@ def test_a_batch_with_files_is_told_once_its_files_are_whole(store: Store) -> No
     (row,), _ = store.deliveries(webhook.id)
     final = store.get_batch(batch.id)[0]
     assert row.data["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
-    assert row.data["usage"] == {"prompt_tokens": 6, "completion_tokens": 4}
+    assert row.data["usage"] == {"input_tokens": 6, "output_tokens": 4, "total_tokens": 10}
     files = (row.data["input_file_id"], row.data["output_file_id"], row.data["error_file_id"])
     assert files == (final.input_file_id, final.output_file_id, final.error_file_id)
     assert None not in files

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from jobs.interest import LAPSE_SECONDS, Interest
 from jobs.records import AttemptRef
+from jobs.states import JobState
 from tests.support.services import wait_until
 from worker.broadcast import REST_SECONDS, Broadcaster, TextEvent
 from worker.engine.generation import TextDelta
@@ -13,6 +15,8 @@ from worker.engine.generation import TextDelta
 class Channel:
     def __init__(self) -> None:
         self.writes: list[list[TextEvent]] = []
+        self.states: list[tuple[str, str, int]] = []
+        self.ended: list[list[tuple[str, JobState]]] = []
         self.away = False
         self.num_tries = 0
 
@@ -20,6 +24,16 @@ class Channel:
         self.num_tries += 1
         if not self.away:
             self.writes.append(events)
+        return not self.away
+
+    def state(self, job_id: str, state: JobState, attempt: int) -> None:
+        self.num_tries += 1
+        self.states.append((job_id, str(state), attempt))
+
+    def ends(self, ended: list[tuple[str, JobState]]) -> bool:
+        self.num_tries += 1
+        if not self.away:
+            self.ended.append(ended)
         return not self.away
 
 
@@ -42,8 +56,14 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def broadcaster(channel: Channel, clock: Clock) -> Broadcaster:
-    made = Broadcaster(channel, 0.05, clock)
+def interest(clock: Clock) -> Interest:
+    return Interest(clock)
+
+
+@pytest.fixture
+def broadcaster(channel: Channel, clock: Clock, interest: Interest) -> Broadcaster:
+    made = Broadcaster(channel, 0.05, clock, interest=interest)
+    made.open("line/1", AttemptRef("line", 1), on_demand=True)
     made.open("a/1", AttemptRef("a", 1))
     made.open("b/2", AttemptRef("b", 2))
     return made
@@ -104,3 +124,88 @@ def test_the_thread_writes_by_itself(channel: Channel) -> None:
     broadcaster.deltas([delta("a/1", "text")])
     wait_until(lambda: channel.writes)
     broadcaster.stop()
+
+
+def test_a_line_that_nobody_follows_costs_redis_nothing(broadcaster: Broadcaster, channel: Channel) -> None:
+    broadcaster.deltas([delta("line/1", "ice")])
+    broadcaster.flush()
+    broadcaster.close("line/1")
+    assert channel.num_tries == 0
+
+
+def test_a_line_followed_while_it_runs_tells_its_whole_text_and_goes_on(
+    broadcaster: Broadcaster, channel: Channel, interest: Interest
+) -> None:
+    broadcaster.deltas([delta("line/1", "ice ")])
+    broadcaster.flush()
+    interest.hear("line")
+    broadcaster.flush()
+    broadcaster.deltas([delta("line/1", "hockey")])
+    broadcaster.close("line/1")
+    assert channel.states == [("line", "running", 1)]
+    assert channel.writes == [[("line", 1, 4, "ice ", "ice ")], [("line", 1, 10, "hockey", "ice hockey")]]
+
+
+def test_a_line_followed_before_it_starts_is_told_from_its_first_word(
+    broadcaster: Broadcaster, channel: Channel, interest: Interest
+) -> None:
+    interest.hear("other")
+    broadcaster.open("other/3", AttemptRef("other", 3), on_demand=True)
+    broadcaster.deltas([delta("other/3", "ice")])
+    broadcaster.flush()
+    assert channel.states == [("other", "running", 3)]
+    assert channel.writes == [[("other", 3, 3, "ice", "ice")]]
+
+
+def test_a_line_whose_readers_are_gone_falls_silent_and_misses_nothing_for_the_next(
+    broadcaster: Broadcaster, channel: Channel, interest: Interest, clock: Clock
+) -> None:
+    interest.hear("line")
+    broadcaster.deltas([delta("line/1", "one ")])
+    broadcaster.flush()
+    clock.now += LAPSE_SECONDS
+    broadcaster.deltas([delta("line/1", "two ")])
+    broadcaster.flush()
+    assert len(channel.writes) == 1
+    interest.hear("line")
+    broadcaster.flush()
+    assert channel.writes[1:] == [[("line", 1, 8, "two ", "one two ")]]
+
+
+def test_news_of_a_reader_wake_the_thread(channel: Channel) -> None:
+    interest = Interest()
+    broadcaster = Broadcaster(channel, 0.01, interest=interest)
+    broadcaster.start()
+    broadcaster.open("line/1", AttemptRef("line", 1), on_demand=True)
+    broadcaster.deltas([delta("line/1", "text")])
+    interest.hear("line")
+    wait_until(lambda: channel.writes)
+    broadcaster.stop()
+
+
+def test_a_line_waits_for_no_write_that_hangs(broadcaster: Broadcaster) -> None:
+    with broadcaster._flushing:
+        broadcaster.open("quick/1", AttemptRef("quick", 1), on_demand=True)
+        broadcaster.ended("quick", JobState.SUCCEEDED)
+        broadcaster.close("quick/1")
+
+
+def test_ends_of_lines_go_in_one_write_whoever_follows(channel: Channel) -> None:
+    broadcaster = Broadcaster(channel, 0.01)
+    ended = [(f"line{number}", JobState.SUCCEEDED) for number in range(3)]
+    for end in ended:
+        broadcaster.ended(*end)
+    broadcaster.start()
+    broadcaster.stop()
+    assert channel.ended == [ended]
+
+
+def test_ends_of_an_outage_are_dropped_and_not_kept(channel: Channel) -> None:
+    channel.away = True
+    broadcaster = Broadcaster(channel, 0.01)
+    broadcaster.start()
+    broadcaster.ended("line", JobState.SUCCEEDED)
+    wait_until(lambda: channel.num_tries)
+    broadcaster.ended("another", JobState.SUCCEEDED)
+    broadcaster.stop()
+    assert (channel.num_tries, len(broadcaster._ends)) == (1, 0)
