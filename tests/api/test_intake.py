@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from api.errors import Refusal
+from api.fitting import Draft, fit
 from api.intake.checked_lines import CheckedLines
+from api.intake.checker import URLS, read_body
 from api.intake.custom_ids import SeenIds
+from api.intake.familiar import FamiliarBodies
 from api.intake.form import Form
 from api.intake.lines import LineSplitter
 from api.intake.prefixes import PrefixGroups, prefix_of
 from api.models import ServedModel
 from jobs.checked import CheckedLine, read
 from jobs.errors import InvalidRequest
+from jobs.settings import Settings
 from tests.api.batch_stage import chat_line, job_line, jsonl, upload
 from tests.api.stage import CONTEXT_TOKENS, MODEL, Api
 from worker.engine.vocabulary import Vocabulary
@@ -32,15 +36,9 @@ def model(vocabulary_bytes: bytes) -> ServedModel:
     return ServedModel(MODEL, CONTEXT_TOKENS, Vocabulary.from_bytes(vocabulary_bytes))
 
 
-@pytest.fixture(scope="module")
-def executor() -> Iterator[Executor]:
-    with ThreadPoolExecutor(2) as pool:
-        yield pool
-
-
-def check(data: bytes, model: ServedModel, executor: Executor, piece_bytes: int = 10_000) -> list[CheckedLine]:
+def check(data: bytes, model: ServedModel, piece_bytes: int = 10_000) -> list[CheckedLine]:
     written: list[bytes] = []
-    lines = CheckedLines(written.append, model, executor, max_line_bytes=MAX_LINE_BYTES, max_lines=10_000)
+    lines = CheckedLines(written.append, model, Settings(max_line_bytes=MAX_LINE_BYTES))
     for start in range(0, len(data), piece_bytes):
         lines.feed(data[start : start + piece_bytes])
     tally = lines.finish()
@@ -90,23 +88,23 @@ any_line = good.map(as_bytes) | spoilt().map(as_bytes) | damaged() | st.binary(m
     lines=st.lists(any_line, min_size=1, max_size=8), ends=st.sampled_from([b"\n", b"\r\n"]), pieces=st.integers(1, 300)
 )
 def test_each_line_that_is_not_blank_is_a_job_or_an_error_with_its_number(
-    model: ServedModel, executor: Executor, lines: list[bytes], ends: bytes, pieces: int
+    model: ServedModel, lines: list[bytes], ends: bytes, pieces: int
 ) -> None:
     data = ends.join(lines)
     written = [line.removeprefix(b"\xef\xbb\xbf") if not n else line for n, line in enumerate(data.split(b"\n"))]
     numbers = [number for number, line in enumerate(written, start=1) if line and not line.isspace()]
     if not numbers:
         with pytest.raises(InvalidRequest):
-            check(data, model, executor, pieces)
+            check(data, model, pieces)
         return
-    found = check(data, model, executor, pieces)
+    found = check(data, model, pieces)
     assert [line.number for line in found] == numbers
     for line in found:
         assert (line.job is None) != (line.error is None)
         if line.error is not None:
             assert line.error["message"].startswith(f"line {line.number}: ")
             assert line.error["code"]
-    assert found == check(data, model, executor, 100_000)
+    assert found == check(data, model, 100_000)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -185,6 +183,31 @@ def test_a_prefix_is_long_or_short_or_none() -> None:
     assert prefix_of(long[:256]) == prefix_of(long)
 
 
-def test_blocks_keep_the_order_of_lines(model: ServedModel, executor: Executor) -> None:
-    found = check(jsonl([job_line(str(n)) for n in range(1500)]), model, executor)
+@settings(max_examples=300, deadline=None)
+@given(line=good | spoilt(), again=st.lists(st.text(max_size=5), min_size=1, max_size=3), seed=st.integers(-1, 2**32))
+def test_a_body_that_is_recognised_makes_the_draft_that_it_would_make_unknown(
+    model: ServedModel, line: dict[str, Any], again: list[str], seed: int
+) -> None:
+    url, body = line["url"], line["body"]
+    if url not in URLS or not isinstance(body, dict):
+        return
+    familiar = FamiliarBodies(read_body)
+    texts = [
+        {"prompt": text} if "prompt" in body else {"messages": [{"role": "user", "content": text}]} for text in again
+    ]
+    for changed in ({}, *texts, {"seed": seed}):
+        known, unknown = (outcome(read, model, url, body | changed) for read in (familiar.draft, read_body))
+        assert known == unknown
+
+
+def outcome(read: Callable[[str, dict[str, Any]], Draft], model: ServedModel, url: str, body: dict[str, Any]) -> object:
+    try:
+        fitted = fit(read(url, body), model)
+    except (InvalidRequest, Refusal) as error:
+        return error.code, error.message, error.param
+    return fitted.parameters, fitted.seed, fitted.token_ids, fitted.draft.messages, fitted.draft.prompt
+
+
+def test_lines_keep_their_order(model: ServedModel) -> None:
+    found = check(jsonl([job_line(str(n)) for n in range(1500)]), model)
     assert [line.custom_id for line in found] == [str(n) for n in range(1500)]
