@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -34,8 +34,20 @@ LINES_A_SLOT = 4
 ALIVE_SECONDS = 30.0
 CHUNK = 500
 
+
+class Message(NamedTuple):
+    """Where a message stands in the index of those that are out."""
+
+    priority: str
+    published_at: datetime | None
+    id: str
+
+
 _LINE_ORDER = (Job.dispatch_order, Job.available_at, Job.id)
 """Lines of a batch with a common prefix stand together; one that runs again takes its old place."""
+_IN_LANE = (Job.batch_id, *_LINE_ORDER)
+"""The same with the batch before it: PostgreSQL does not see by itself that `batch_id IS NULL` makes it one value, and
+would sort what the index has in order."""
 _LINE_COLUMNS = (Job.id, Job.owner, Job.batch_id, Job.dispatch_order, Job.available_at, Job.attempt)
 
 
@@ -70,7 +82,7 @@ def to_publish(
 def _interactive(scope: Scope) -> Sequence[str]:
     """In the order of the index: nothing is sorted, however many wait. Without a batch that is the order of time."""
     query = sa.select(Job.id).where(UNPUBLISHED, Job.priority == Priority.INTERACTIVE, Job.available_at <= scope.now)
-    return scope.connection.scalars(query.order_by(Job.batch_id, *_LINE_ORDER).limit(MAX_INTERACTIVE)).all()
+    return scope.connection.scalars(query.order_by(*_IN_LANE).limit(MAX_INTERACTIVE)).all()
 
 
 def _stranded(scope: Scope, priority: Priority, num_waiting: Mapping[Priority, int]) -> Sequence[str]:
@@ -150,7 +162,7 @@ def has_waiting_line(scope: Scope) -> sa.ColumnElement[bool]:
 
     A scalar query with an order and a limit, because PostgreSQL turns EXISTS into a join, which may read all lines.
     """
-    head = sa.select(Job.id).where(_waiting_lines(scope, Batch.id)).order_by(*_LINE_ORDER).limit(1)
+    head = sa.select(Job.id).where(_waiting_lines(scope, Batch.id)).order_by(*_IN_LANE).limit(1)
     return head.correlate(Batch).scalar_subquery().is_not(None)
 
 
@@ -194,7 +206,7 @@ def _loose_groups(scope: Scope, past: int) -> list[AnyRow]:
     waiting = _waiting_lines(scope, None)
 
     def first(column: Any, *conditions: sa.ColumnElement[bool]) -> sa.ScalarSelect[Any]:
-        return sa.select(column).where(waiting, *conditions).order_by(*_LINE_ORDER).limit(1).scalar_subquery()
+        return sa.select(column).where(waiting, *conditions).order_by(*_IN_LANE).limit(1).scalar_subquery()
 
     start = sa.select(first(Job.dispatch_order, Job.dispatch_order > past).label("place"), sa.literal(1).label("num"))
     jumps = start.cte("jumps", recursive=True)
@@ -222,9 +234,13 @@ def _page(scope: Scope, batch_id: str | None, loose: int | None, limit: int, las
     if loose is not None:
         query = query.where(Job.dispatch_order == loose)
     if last is not None:
-        bound = [sa.bindparam(None, getattr(last, column.key), column.type) for column in _LINE_ORDER]
-        query = query.where(sa.tuple_(*_LINE_ORDER) > sa.tuple_(*bound))
-    return scope.connection.execute(query.order_by(*_LINE_ORDER).limit(limit)).all()
+        query = query.where(sa.tuple_(*_LINE_ORDER) > _bound(_LINE_ORDER, last))
+    return scope.connection.execute(query.order_by(*_IN_LANE).limit(limit)).all()
+
+
+def _bound(columns: Sequence[sa.orm.InstrumentedAttribute[Any]], row: Any) -> sa.Tuple:
+    """The values of a row, to compare a tuple of columns with."""
+    return sa.tuple_(*(sa.bindparam(None, getattr(row, column.key), column.type) for column in columns))
 
 
 def mark_published(scope: Scope, ids: Collection[str]) -> None:
@@ -251,12 +267,15 @@ def _mark(scope: Scope, locked: Sequence[str], *, published: bool) -> None:
         )
 
 
-def unpublish_some(scope: Scope, after: str) -> str | None:
-    """Forget the messages of a chunk of queued jobs with ids past `after`; answer the last id, None at the end."""
-    query = sa.select(Job.id).where(PUBLISHED, Job.id > after).order_by(Job.id).limit(CHUNK)
-    ids = scope.connection.scalars(query).all()
-    _mark(scope, [job.id for job in scope.lock_jobs(ids, skip_locked=True)], published=False)
-    return ids[-1] if ids else None
+def unpublish_some(scope: Scope, after: Message | None) -> Message | None:
+    """Forget a chunk of messages, those past `after` in the order of their index; the last one, None at the end."""
+    order = (Job.priority, Job.published_at, Job.id)
+    query = sa.select(*order).where(PUBLISHED)
+    if after is not None:
+        query = query.where(sa.tuple_(*order) > _bound(order, after))
+    rows = scope.connection.execute(query.order_by(*order).limit(CHUNK)).all()
+    _mark(scope, [job.id for job in scope.lock_jobs([row.id for row in rows], skip_locked=True)], published=False)
+    return Message(rows[-1].priority, rows[-1].published_at, rows[-1].id) if rows else None
 
 
 def chunks(ids: Collection[str]) -> Iterator[list[str]]:
