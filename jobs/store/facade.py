@@ -237,10 +237,11 @@ class Store(DispatchDoor, BatchDoor, FileDoor):
     # Housekeeping
 
     def forget(self) -> Forgotten:
-        """Delete what is kept for a while only (see `jobs.store.housekeeping`), a bounded number of rows. Number the
-        ends of lines that older code left without. Call it now and then; truthy: there may be more."""
+        """Delete what is kept for a while only (see `jobs.store.housekeeping`), a bounded number of rows. Mend
+        what older code leaves undone while it runs beside this. Call it now and then; truthy: there may be more."""
         with self._writing(durable=False) as scope:
             forgotten = housekeeping.forget(scope)
+            housekeeping.note_taken(scope)
         self._number_ends(numbering.behind_anywhere)
         return forgotten
 

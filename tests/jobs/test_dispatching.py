@@ -322,6 +322,6 @@ def test_a_round_over_many_waiting_lines_reads_small_indexes_only(store: Store, 
             connection.exec_driver_sql("VACUUM ANALYZE jobs")
     clock.move(20)
     plans = plans_of(store, lambda: (store.sweep(), store.to_publish({Priority.BATCH: 10})))
-    assert len(plans) > 8
+    assert len(plans) >= 8
     small = ("ix_jobs_unpublished", "ix_jobs_published", "ix_jobs_lease", "ix_jobs_deadline", "ix_jobs_batch")
     assert [plan for plan in plans if not any(index in plan for index in small)] == []
