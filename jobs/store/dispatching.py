@@ -135,10 +135,12 @@ def _lanes(
     """Every lane with lines to dispatch, and those lines."""
     batches, loose = list(_batches(scope, in_flight)), list(_loose(scope, in_flight, turns))
     page = room // max(1, len(batches) + len(loose)) + 1
-    lines: dict[LaneKey, Iterator[AnyRow]] = {lane.key: _lines(scope, lane.key[1], None, page) for lane in batches}
+    lines: dict[LaneKey, Iterator[AnyRow]] = {
+        lane.key: chain((head,), _lines(scope, lane.key[1], None, page, head)) for lane, head in batches
+    }
     for lane, place in loose:
         lines[lane.key] = chain(lines.get(lane.key, ()), _lines(scope, None, place, page))
-    return [*batches, *(lane for lane, _ in loose)], lines
+    return [lane for lane, _ in (*batches, *loose)], lines
 
 
 def _in_flight(scope: Scope) -> dict[LaneKey, int]:
@@ -157,32 +159,45 @@ def _waiting_lines(scope: Scope, batch_id: Any) -> sa.ColumnElement[bool]:
     return sa.and_(UNPUBLISHED, Job.priority == Priority.BATCH, Job.batch_id == batch_id, Job.available_at <= scope.now)
 
 
-def has_waiting_line(scope: Scope) -> sa.ColumnElement[bool]:
-    """Whether a batch of the statement has a line to dispatch: one look at the head of its lines in the index.
+def _head(scope: Scope) -> sa.ScalarSelect[str]:
+    """The first line that a batch of the statement has to dispatch: one look at the head of its lines in the index.
 
     A scalar query with an order and a limit, because PostgreSQL turns EXISTS into a join, which may read all lines.
     """
     head = sa.select(Job.id).where(_waiting_lines(scope, Batch.id)).order_by(*_IN_LANE).limit(1)
-    return head.correlate(Batch).scalar_subquery().is_not(None)
+    return head.correlate(Batch).scalar_subquery()
 
 
-def _batches(scope: Scope, in_flight: Mapping[LaneKey, int]) -> Iterator[Lane]:
-    """Open batches with lines to dispatch. Of an owner with very many, those that were served longest ago."""
+def _batches(scope: Scope, in_flight: Mapping[LaneKey, int]) -> Iterator[tuple[Lane, AnyRow]]:
+    """Open batches with lines to dispatch, and the first of those lines. Of an owner with very many, those that were
+    served longest ago."""
     since: sa.ColumnElement[Any] = sa.func.coalesce(Batch.served_at, Batch.created_at)
-    place = sa.func.row_number().over(partition_by=Batch.owner, order_by=(since, Batch.id))
-    ranked = (
-        sa.select(Batch.id, Batch.owner, Batch.weight, since.label("since"), place.label("place"))
+    heads = (
+        sa.select(Batch.id, Batch.owner, Batch.weight, since.label("since"), _head(scope).label("head"))
         .where(
             sa.text("batches.ended_at IS NULL"),
             Batch.cancel_requested_at.is_(None),
             sa.or_(Batch.expires_at.is_(None), Batch.expires_at > scope.now),
-            has_waiting_line(scope),
         )
+        .offset(0)  # Keeps PostgreSQL from looking for each head twice.
         .subquery()
     )
-    for row in scope.connection.execute(sa.select(ranked).where(ranked.c.place <= MAX_LANES)):
-        key = (row.owner, row.id)
-        yield Lane(key, row.weight, in_flight.get(key, 0), row.since)
+    place = sa.func.row_number().over(partition_by=heads.c.owner, order_by=(heads.c.since, heads.c.id))
+    ranked = sa.select(heads, place.label("place")).where(heads.c.head.is_not(None)).subquery()
+    rows = scope.connection.execute(sa.select(ranked).where(ranked.c.place <= MAX_LANES)).all()
+    lines = _lines_by_id(scope, [row.head for row in rows])
+    for row in rows:
+        if row.head in lines:  # else it was taken meanwhile
+            key = (row.owner, row.id)
+            yield Lane(key, row.weight, in_flight.get(key, 0), row.since), lines[row.head]
+
+
+def _lines_by_id(scope: Scope, ids: Sequence[str]) -> dict[str, AnyRow]:
+    found: dict[str, AnyRow] = {}
+    for chunk in chunks(ids):
+        query = sa.select(*_LINE_COLUMNS).where(Job.id.in_(chunk), UNPUBLISHED)
+        found |= {row.id: row for row in scope.connection.execute(query)}
+    return found
 
 
 def _loose(scope: Scope, in_flight: Mapping[LaneKey, int], turns: Turns) -> Iterator[tuple[Lane, int]]:
@@ -221,12 +236,13 @@ def _loose_groups(scope: Scope, past: int) -> list[AnyRow]:
     return list(scope.connection.execute(query))
 
 
-def _lines(scope: Scope, batch_id: str | None, loose: int | None, page: int) -> Iterator[AnyRow]:
-    """A lane's waiting lines in their order, read only as far as somebody follows."""
-    last: AnyRow | None = None
+def _lines(
+    scope: Scope, batch_id: str | None, loose: int | None, page: int, last: AnyRow | None = None
+) -> Iterator[AnyRow]:
+    """A lane's waiting lines past `last` in their order, read only as far as somebody follows, in growing pages."""
     while rows := _page(scope, batch_id, loose, page, last):
         yield from rows
-        last = rows[-1]
+        last, page = rows[-1], min(2 * page, CHUNK)
 
 
 def _page(scope: Scope, batch_id: str | None, loose: int | None, limit: int, last: AnyRow | None) -> Sequence[AnyRow]:

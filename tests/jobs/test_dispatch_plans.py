@@ -69,7 +69,7 @@ def rows_read(node: dict[str, Any]) -> int:
 SMALL = re.compile(
     r"ix_jobs_unpublished \(priority=\? AND batch_id=\?|ix_jobs_unpublished \(priority=\?\)"
     r"|ix_jobs_published|ix_jobs_lease|ix_jobs_deadline|ix_jobs_batch \(batch_id=\? AND state=\?"
-    r"|sqlite_autoindex_jobs_1 \(id="
+    r"|sqlite_autoindex_jobs_1 \(id=|\(state=\? AND id=\?\)"
 )
 
 
