@@ -187,15 +187,15 @@ def _batches(scope: Scope, in_flight: Mapping[LaneKey, int]) -> Iterator[tuple[L
     rows = scope.connection.execute(sa.select(ranked).where(ranked.c.place <= MAX_LANES)).all()
     lines = _lines_by_id(scope, [row.head for row in rows])
     for row in rows:
-        if row.head in lines:  # else it was taken meanwhile
-            key = (row.owner, row.id)
-            yield Lane(key, row.weight, in_flight.get(key, 0), row.since), lines[row.head]
+        key = (row.owner, row.id)
+        yield Lane(key, row.weight, in_flight.get(key, 0), row.since), lines[row.head]
 
 
 def _lines_by_id(scope: Scope, ids: Sequence[str]) -> dict[str, AnyRow]:
+    """By nothing but their ids, so that it is a look at each: one that was claimed meanwhile costs a message."""
     found: dict[str, AnyRow] = {}
     for chunk in chunks(ids):
-        query = sa.select(*_LINE_COLUMNS).where(Job.id.in_(chunk), UNPUBLISHED)
+        query = sa.select(*_LINE_COLUMNS).where(Job.id.in_(chunk))
         found |= {row.id: row for row in scope.connection.execute(query)}
     return found
 
