@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -72,6 +73,62 @@ def jobs_table(jobs: Sequence[Json]) -> Table:
             f"{rate:.1f}" if rate else "–",
         )
     return table
+
+
+def batches_table(batches: Sequence[Json]) -> Table:
+    """Batches, one a row."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("id", "status"):
+        table.add_column(name, no_wrap=True)
+    for name in ("lines", "succeeded", "failed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("created", no_wrap=True)
+    table.add_column("name")
+    for batch in batches:
+        counts = batch["request_counts"]
+        numbers = [str(counts[name]) for name in ("total", "completed", "failed")]
+        name = (batch.get("metadata") or {}).get("name", "")
+        table.add_row(batch["id"], batch["status"], *numbers, local_time(batch.get("created_at")), escape(name))
+    return table
+
+
+def files_table(files: Sequence[Json]) -> Table:
+    """Files, one a row."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("id", "purpose"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("bytes", justify="right", no_wrap=True)
+    for name in ("created", "expires"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("name")
+    for file in files:
+        times = [local_time(file.get(name)) for name in ("created_at", "expires_at")]
+        table.add_row(file["id"], file["purpose"], f"{file['bytes']:,}", *times, escape(file.get("filename") or ""))
+    return table
+
+
+def webhooks_table(webhooks: Sequence[Json]) -> Table:
+    """Webhooks, one a row."""
+    table = Table("id", "url", "events", box=None, header_style="bold", pad_edge=False)
+    for webhook in webhooks:
+        table.add_row(webhook["id"], escape(webhook["url"]), escape(", ".join(webhook["events"])))
+    return table
+
+
+def deliveries_table(deliveries: Sequence[Json]) -> Table:
+    """What a webhook was told, one event a row."""
+    table = Table("id", "event", "about", "tries", "state", box=None, header_style="bold", pad_edge=False)
+    for delivery in deliveries:
+        due = "waiting" if delivery.get("next_attempt_at") is not None else "given up"
+        state = "delivered" if delivery.get("delivered_at") is not None else due
+        values = (delivery[name] for name in ("id", "event_type", "object_id", "num_attempts"))
+        table.add_row(*map(_shown, values), state)
+    return table
+
+
+def local_time(seconds: float | None) -> str:
+    """Unix seconds as a person's clock shows them."""
+    return "–" if seconds is None else datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def job_table(job: Json) -> Table:
