@@ -213,10 +213,8 @@ def _write_parquet(lines: Iterable[ResultLine], file: IO[bytes]) -> None:
     rows = (row(line) for line in lines)
     with parquet.ParquetWriter(file, schema) as writer:
         while chunk := list(itertools.islice(rows, ROWS_AT_ONCE)):
-            columns = [
-                arrow.array(column, type=field.type)
-                for column, field in zip(zip(*chunk, strict=True), schema, strict=True)
-            ]
+            columns = zip(zip(*chunk, strict=True), schema, strict=True)
+            arrays = [arrow.array(column, type=field.type) for column, field in columns]
             writer.write_batch(arrow.record_batch(arrays, schema=schema))
 
 

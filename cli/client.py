@@ -113,6 +113,10 @@ class Client:
     def delete_webhook(self, webhook_id: str) -> Json:
         return self._json("DELETE", f"/v1/webhooks/{webhook_id}")
 
+    def test_webhook(self, webhook_id: str) -> Json:
+        """Send it an event; returns the delivery."""
+        return self._json("POST", f"/v1/webhooks/{webhook_id}/test")
+
     def deliveries(self, webhook_id: str, *, limit: int = 20, after: str | None = None) -> Json:
         """What was told to a webhook, newest first."""
         return self._page(f"/v1/webhooks/{webhook_id}/deliveries", limit, after)

@@ -111,7 +111,8 @@ def webhooks_table(webhooks: Sequence[Json]) -> Table:
     """Webhooks, one a row."""
     table = Table("id", "url", "events", box=None, header_style="bold", pad_edge=False)
     for webhook in webhooks:
-        table.add_row(webhook["id"], escape(webhook["url"]), escape(", ".join(webhook["events"])))
+        off = " (disabled: its target is gone)" if webhook.get("disabled_at") else ""
+        table.add_row(webhook["id"], escape(webhook["url"] + off), escape(", ".join(webhook["events"])))
     return table
 
 
@@ -119,11 +120,17 @@ def deliveries_table(deliveries: Sequence[Json]) -> Table:
     """What a webhook was told, one event a row."""
     table = Table("id", "event", "about", "tries", "state", box=None, header_style="bold", pad_edge=False)
     for delivery in deliveries:
-        due = "waiting" if delivery.get("next_attempt_at") is not None else "given up"
-        state = "delivered" if delivery.get("delivered_at") is not None else due
-        values = (delivery[name] for name in ("id", "event_type", "object_id", "num_attempts"))
-        table.add_row(*map(_shown, values), state)
+        told = (delivery[name] for name in ("id", "type", "object_id"))
+        table.add_row(*map(str, told), str(len(delivery["attempts"])), _delivery_state(delivery))
     return table
+
+
+def _delivery_state(delivery: Json) -> str:
+    """`pending` and `failed` come with what stood in the way at the last try."""
+    last = (delivery["attempts"] or [{}])[-1]
+    reason = last.get("error")
+    shown = f" ({reason} {last.get('status') or ''}".rstrip() + ")" if reason else ""
+    return escape(f"{delivery['status']}{shown}")
 
 
 def local_time(seconds: float | None) -> str:

@@ -23,13 +23,17 @@ def add(
         list[str] | None,
         typer.Option("--event", metavar="TYPE", help="Such as job.failed; may be repeated [every end of a batch]."),
     ] = None,
+    batch_lines: Annotated[
+        bool, typer.Option("--batch-lines", help="The job events of the lines of batches too.")
+    ] = False,
     as_json: JsonOption = False,
     api: ApiOption = None,
     api_key: ApiKeyOption = None,
 ) -> None:
     """Have URL told of ends. Prints the secret that signs what it is told: it is shown this once."""
     with connect(api, api_key) as client:
-        webhook = client.create_webhook({"url": url, "events": list(events or DEFAULT_EVENTS)})
+        wanted = {"url": url, "events": list(events or DEFAULT_EVENTS), "include_batch_lines": batch_lines}
+        webhook = client.create_webhook(wanted)
     if as_json:
         screen.print_json(webhook)
         return
@@ -54,6 +58,14 @@ def remove(webhook_id: WebhookId, *, api: ApiOption = None, api_key: ApiKeyOptio
     with connect(api, api_key) as client:
         client.delete_webhook(webhook_id)
     print(f"{webhook_id} removed")
+
+
+@webhook_app.command("test")
+def send_test(webhook_id: WebhookId, *, api: ApiOption = None, api_key: ApiKeyOption = None) -> None:
+    """Send a webhook a test event. How it went is in its deliveries."""
+    with connect(api, api_key) as client:
+        delivery = client.test_webhook(webhook_id)
+    print(f"{delivery['id']} {delivery['status']}: `penstock webhook deliveries {webhook_id}` shows how it went")
 
 
 @webhook_app.command("deliveries")
