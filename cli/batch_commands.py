@@ -15,7 +15,7 @@ from cli.batch_words import BATCH_ENDED, eta_of, hints, num_ended, pace_of, refu
 from cli.batch_writing import check_target, write_results
 from cli.client import Client, Json
 from cli.connection import ApiKeyOption, ApiOption, JsonOption, connect
-from cli.errors import CliError, UsageError
+from cli.errors import CliError, Interrupted, UsageError
 from cli.job_body import check_parameters, read_metadata, read_schema
 from cli.processes import SignalWatch
 
@@ -66,12 +66,6 @@ batch_app = typer.Typer(no_args_is_help=True, help="Submit a file of prompts, wa
 
 class BatchIncomplete(CliError):
     """A batch that was waited for ended with lines that did not succeed."""
-
-
-class Interrupted(CliError):
-    """Somebody stopped waiting. The batch goes on."""
-
-    exit_status = 130
 
 
 @batch_app.command("submit")

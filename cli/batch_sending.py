@@ -19,7 +19,7 @@ from typing import IO, Any, Self
 from cli import progress, screen
 from cli.batch_lines import JOBS_URL, Columns, FileFormat, LineWriter, format_of, lines_of
 from cli.client import Client, Json
-from cli.errors import UsageError
+from cli.errors import Interrupted, UsageError
 from cli.transfer import upload
 
 PROGRESS_LINES = 256
@@ -86,7 +86,10 @@ def send(client: Client, source: Source, writer: LineWriter, body: Mapping[str, 
                 yield line
             bars.update(task, completed=source.num_bytes)
 
-        uploaded = upload(client, _filename(source), read)
+        try:
+            uploaded = upload(client, _filename(source), read)
+        except KeyboardInterrupt:
+            raise Interrupted("stopped while the file was sent; nothing was submitted.") from None
     endpoint = endpoint or _endpoint(writer)
     _warn(writer, endpoint)
     return client.create_batch({**body, "input_file_id": uploaded["id"], "endpoint": endpoint})

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from cli import batch_sending, progress, screen
+from cli.batch_words import eta_of, pace_of
 from tests.cli.conftest import Said
 from tests.support.fake_api import FakeAPI
+from tests.support.services import wait_until
+
+ROOT = Path(__file__).parents[2]
 
 Penstock = Callable[..., Said]
 
@@ -198,3 +207,44 @@ def test_list_cancel_and_retry(penstock: Penstock, server: FakeAPI, prompts: Pat
     assert "Night run" in penstock("batch", "list").out
     assert "batch_0 cancelling" in penstock("batch", "cancel", "batch_0").out
     assert "batch_0 in_progress" in penstock("batch", "retry", "batch_0").out
+
+
+def test_ctrl_c_stops_watching_and_leaves_the_batch_alone(penstock: Penstock, server: FakeAPI, prompts: Path) -> None:
+    server.status = "in_progress"
+    penstock("batch", "submit", str(prompts))
+    server.seen.clear()
+    words = [sys.executable, "-m", "cli", "batch", "watch", "batch_0", "--api", server.url]
+    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watching:
+        wait_until(lambda: len(server.seen) > 1)
+        watching.send_signal(signal.SIGINT)
+        _, said = watching.communicate(timeout=20)
+    assert watching.returncode == 130
+    assert "the batch goes on: `penstock batch watch batch_0`" in said
+    assert {path for path, _, _ in server.seen} == {"/v1/batches/batch_0"}
+    server.batches["batch_0"]["status"] = "completed"
+    assert penstock("batch", "watch", "batch_0").status == 0
+
+
+def test_ctrl_c_while_sending_says_that_nothing_was_submitted(
+    penstock: Penstock, server: FakeAPI, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch_sending, "upload", stopped)
+    said = penstock("batch", "submit", str(prompts))
+    assert said.status == 130
+    assert "nothing was submitted" in said.err
+
+
+def test_the_bar_shows_lines_tokens_and_a_range_for_the_end(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screen, "err", Console(stderr=True, width=160, force_terminal=True, color_system=None))
+    batch = {"lines_per_second": 2.0, "tokens_per_second": 80.0, "eta_seconds": {"p50": 90_000, "p90": None}}
+    with progress.generating() as bars:
+        bars.add_task("Generating", total=10, completed=4, pace=pace_of(batch), eta=eta_of(batch))
+    shown = capsys.readouterr().err
+    assert "4/10" in shown
+    assert "2.0 lines/s · 80 tokens/s" in shown
+    assert "ETA 1 d 1:00:00" in shown

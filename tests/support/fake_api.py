@@ -9,7 +9,7 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -33,6 +33,11 @@ class FakeAPI(FakeBatches, ThreadingHTTPServer):
         self.seen: list[tuple[str, dict[str, str], Any]] = []
         self.refusals: list[tuple[int, Json]] = []
         self.drops, self.end_state = 0, "succeeded"
+
+    @property
+    def makers(self) -> dict[str, Callable[..., Json]]:
+        files = {"files": self.create_file, "batches": self.create_batch}
+        return {"jobs": self.make, "webhooks": self.create_webhook, **files}
 
     def make(self, body: Json, batch_id: str | None = None) -> Json:
         job: Json = {"id": f"job_{len(self.jobs)}", "state": self.end_state, "seed": body.get("seed", 7)}
@@ -69,9 +74,10 @@ class Handler(BaseHTTPRequestHandler):
                 self.reply(200, self.server.jobs[job_id] | {"state": "running"})
             case ["v1", "batches", batch_id, "cancel" | "retry" as verb]:
                 self.reply(200, self.server.batches[batch_id] | {"status": VERBS[verb]})
+            case ["v1", "webhooks", webhook_id, "test"]:
+                self.reply(202, self.server.delivery(webhook_id))
             case ["v1", kind]:
-                makes = {"jobs": self.server.make, "files": self.server.create_file}
-                made = self.server.once(key, makes.get(kind, self.server.create_batch), body)
+                made = self.server.once(key, self.server.makers[kind], body)
                 self.reply_unless_lost(202 if kind == "jobs" else 200, made)
 
     def reply_unless_lost(self, status: int, made: Json) -> None:
@@ -86,7 +92,9 @@ class Handler(BaseHTTPRequestHandler):
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
             return self.rfile.read(int(self.headers.get("Content-Length") or 0))
         limit, pieces = self.cut("POST"), list[bytes]()
-        while size := int(self.rfile.readline() or b"0", 16):
+        while size := int(self.rfile.readline() or b"-1", 16):
+            if size < 0:
+                raise ConnectionAbortedError  # the client gave it up
             pieces.append(self.rfile.read(size))
             self.rfile.readline()
             if limit is not None and sum(map(len, pieces)) >= limit:
@@ -119,6 +127,10 @@ class Handler(BaseHTTPRequestHandler):
                 self.reply(200, server.page(list(server.batches.values())))
             case ["v1", "batches", batch_id]:
                 self.reply(200, server.batches.get(batch_id) or server.native_batch(batch_id))
+            case ["v1", "webhooks"]:
+                self.reply(200, server.page(list(server.webhooks.values())))
+            case ["v1", "webhooks", webhook_id, "deliveries"]:
+                self.reply(200, server.page([server.delivery(webhook_id)]))
             case ["v1", "files"]:
                 self.reply(200, server.page([server.file(file_id) for file_id in server.files]))
             case ["v1", "files", file_id, "content"] if file_id in server.files:

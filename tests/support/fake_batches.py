@@ -18,6 +18,7 @@ class FakeBatches:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, Json] = {}
+        self.webhooks: dict[str, Json] = {}
         self.replies: dict[str, Json] = {}
         self.cuts: list[tuple[str, int]] = []
         self.lost_replies = 0
@@ -52,6 +53,15 @@ class FakeBatches:
             batch[name] = self.create_file(b"".join(reversed(ended)))["id"] if ended else None
         batch |= {"request_counts": counts, "errors": {"object": "list", "data": self.errors}, **self.pace}
         return self.batches.setdefault(batch["id"], batch)
+
+    def create_webhook(self, body: Json) -> Json:
+        webhook = {"id": f"webhook_{len(self.webhooks)}", "secret": "whsec_x", "disabled_at": None, **body}
+        return self.webhooks.setdefault(webhook["id"], webhook)
+
+    def delivery(self, webhook_id: str) -> Json:
+        tries = [{"at": "2026-01-01T00:00:00Z", "status": 503, "error": "http_status", "seconds": 0.1}]
+        told = {"id": "delivery_0", "webhook_id": webhook_id, "type": "webhook.test", "object_id": webhook_id}
+        return {**told, "status": "pending", "attempts": tries}
 
     def page(self, rows: list[Json]) -> Json:
         return {"object": "list", "data": rows[::-1], "has_more": False}
