@@ -123,16 +123,12 @@ class Handler(BaseHTTPRequestHandler):
                 self.reply(*server.refusals.pop(0))
             case ["v1", "jobs"]:
                 self.reply(200, server.jobs_page(**query))
-            case ["v1", "batches"]:
-                self.reply(200, server.page(list(server.batches.values())))
-            case ["v1", "batches", batch_id]:
-                self.reply(200, server.batches.get(batch_id) or server.native_batch(batch_id))
-            case ["v1", "webhooks"]:
-                self.reply(200, server.page(list(server.webhooks.values())))
             case ["v1", "webhooks", webhook_id, "deliveries"]:
                 self.reply(200, server.page([server.delivery(webhook_id)]))
-            case ["v1", "files"]:
-                self.reply(200, server.page([server.file(file_id) for file_id in server.files]))
+            case ["v1", "batches" | "files" | "webhooks" as kind]:
+                self.reply(200, server.page(server.every(kind)))
+            case ["v1", "batches", batch_id]:
+                self.reply(200, server.batches.get(batch_id) or server.native_batch(batch_id))
             case ["v1", "files", file_id, "content"] if file_id in server.files:
                 self.content(server.files[file_id])
             case ["v1", "files", file_id] if file_id in server.files:

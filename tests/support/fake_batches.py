@@ -63,6 +63,11 @@ class FakeBatches:
         told = {"id": "delivery_0", "webhook_id": webhook_id, "type": "webhook.test", "object_id": webhook_id}
         return {**told, "status": "pending", "attempts": tries}
 
+    def every(self, kind: str) -> list[Json]:
+        """All that there are of one kind, oldest first."""
+        known = {"batches": self.batches, "webhooks": self.webhooks}
+        return [self.file(file_id) for file_id in self.files] if kind == "files" else list(known[kind].values())
+
     def page(self, rows: list[Json]) -> Json:
         return {"object": "list", "data": rows[::-1], "has_more": False}
 
