@@ -52,7 +52,9 @@ NameOption = Annotated[str | None, typer.Option(help="What `batch list` calls it
 MetadataOption = Annotated[
     list[str] | None, typer.Option(metavar="KEY=VALUE", help="Kept with it.", rich_help_panel=OF_BATCH)
 ]
-WindowOption = Annotated[str, typer.Option(help="90m, 24h, 7d: later, lines expire.", rich_help_panel=OF_BATCH)]
+WindowOption = Annotated[
+    str | None, typer.Option(help="90m, 24h, 7d: lines that are later expire [none].", rich_help_panel=OF_BATCH)
+]
 WeightOption = Annotated[
     float | None, typer.Option(help="Its share beside other batches [1].", rich_help_panel=OF_BATCH)
 ]
@@ -96,7 +98,7 @@ def submit(
     max_attempts: AttemptsOption = None,
     name: NameOption = None,
     metadata: MetadataOption = None,
-    window: WindowOption = "24h",
+    window: WindowOption = None,
     weight: WeightOption = None,
     on_invalid: InvalidOption = None,
     as_json: JsonOption = False,
@@ -120,7 +122,8 @@ def submit(
     )  # fmt: skip
     writer = LineWriter(url=endpoint or JOBS_URL, given=given, system=system, raw=raw)
     about = {"name": name, "on_invalid": on_invalid, "weight": None if weight is None else f"{weight:g}"}
-    body: Json = {"completion_window": window, "metadata": batch_metadata(metadata or [], about)}
+    body: Json = {"metadata": batch_metadata(metadata or [], about)}
+    body |= {"completion_window": window} if window else {}
     columns = Columns(prompt=column, kept=keep or ())
     with Source.opened(file, kind, columns) as source, connect(api, api_key) as client:
         batch = send(client, source, writer, body, endpoint)
@@ -192,7 +195,10 @@ def retry(
 ) -> None:
     """Run the lines that failed or expired once more, in the same batch. A line that can never run stays as it is."""
     with connect(api, api_key) as client:
-        _show(client.retry_batch(batch_id), as_json=as_json)
+        batch = client.retry_batch(batch_id)
+        _show(batch, as_json=as_json)
+    if not as_json and batch.get("num_retried") is not None:
+        screen.err.print(f"{batch['num_retried']} lines run again: `penstock batch watch {batch_id}`", markup=False)
 
 
 @batch_app.command("results")

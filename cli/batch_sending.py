@@ -91,8 +91,10 @@ def send(client: Client, source: Source, writer: LineWriter, body: Mapping[str, 
         except KeyboardInterrupt:
             raise Interrupted("stopped while the file was sent; nothing was submitted.") from None
     endpoint = endpoint or _endpoint(writer)
-    _warn(writer, endpoint)
-    return client.create_batch({**body, "input_file_id": uploaded["id"], "endpoint": endpoint})
+    batch = client.create_batch({**body, "input_file_id": uploaded["id"], "endpoint": endpoint})
+    if batch["status"] != "failed":  # then its errors are listed
+        _warn(writer, endpoint, uploaded.get("lines") or {})
+    return batch
 
 
 def _filename(source: Source) -> str:
@@ -104,8 +106,11 @@ def _endpoint(writer: LineWriter) -> str:
     return writer.urls.most_common(1)[0][0] if writer.urls else JOBS_URL
 
 
-def _warn(writer: LineWriter, endpoint: str) -> None:
-    """Say what will not go as it may have been meant."""
+def _warn(writer: LineWriter, endpoint: str, lines: Mapping[str, int]) -> None:
+    """Say what will not go as it may have been meant. `lines`: what the API counted."""
+    if lines.get("invalid"):
+        told = f"{lines['invalid']} of {lines['total']} lines cannot run: they will end in the error file."
+        screen.err.print(told, markup=False)
     num_other = writer.urls.total() - writer.urls[endpoint]
     if num_other:
         screen.err.print(

@@ -103,8 +103,13 @@ def files_table(files: Sequence[Json]) -> Table:
     table.add_column("name")
     for file in files:
         times = [local_time(file.get(name)) for name in ("created_at", "expires_at")]
-        table.add_row(file["id"], file["purpose"], f"{file['bytes']:,}", *times, escape(file.get("filename") or ""))
+        table.add_row(file["id"], file["purpose"], _size(file), *times, escape(file.get("filename") or ""))
     return table
+
+
+def _size(file: Json) -> str:
+    """A file of results grows while its batch runs."""
+    return f"{file['bytes']:,}" + ("" if file.get("complete", True) else "+")
 
 
 def webhooks_table(webhooks: Sequence[Json]) -> Table:

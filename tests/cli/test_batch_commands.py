@@ -46,7 +46,6 @@ def test_submit_uploads_lines_starts_a_batch_and_prints_its_id(
     assert posted(server, "/v1/batches")[0][1] == {
         "input_file_id": "file-0",
         "endpoint": "/v1/jobs",
-        "completion_window": "24h",
         "metadata": {},
     }
 
@@ -119,6 +118,13 @@ def test_lines_for_another_endpoint_are_told(penstock: Penstock, server: FakeAPI
     said = penstock("batch", "submit", str(prompts), "--max-tokens", "5")
     assert "1 lines are not for /v1/jobs" in said.err
     assert "1 lines are OpenAI lines" in said.err
+
+
+def test_lines_that_cannot_run_are_counted_at_once(penstock: Penstock, server: FakeAPI, prompts: Path) -> None:
+    server.num_invalid = 2
+    said = penstock("batch", "submit", str(prompts))
+    assert said.status == 0
+    assert "2 of 9 lines cannot run: they will end in the error file" in said.err
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The part of the fake API that has files and batches. Its batches end with their first breath, newest line first.
 
 `cuts`: (method, bytes) of bodies to break off after so many bytes; `lost_replies`: answers that are never sent, though
-what they answer was done; `bad_lines`: numbers of lines that fail; `status`: of every batch.
+what they answer was done; `bad_lines`: numbers of lines that fail; `num_invalid`: of every file; `status`: of every batch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class FakeBatches:
         self.webhooks: dict[str, Json] = {}
         self.replies: dict[str, Json] = {}
         self.cuts: list[tuple[str, int]] = []
-        self.lost_replies = 0
+        self.lost_replies = self.num_invalid = 0
         self.bad_lines: set[int] = set()
         self.status, self.pace, self.errors = "completed", dict[str, Any](), list[Json]()
 
@@ -37,7 +37,7 @@ class FakeBatches:
     def file(self, file_id: str) -> Json:
         size = len(self.files[file_id])
         known = {"bytes": size, "created_at": 1_700_000_000, "filename": "f.jsonl", "purpose": "batch"}
-        return {"id": file_id, "object": "file"} | known
+        return {"id": file_id, "object": "file", "lines": {"total": 9, "invalid": self.num_invalid}} | known
 
     def create_batch(self, body: Json) -> Json:
         lines = [
