@@ -29,17 +29,18 @@ OutOption = Annotated[
 ]
 InputFile = Annotated[Path, typer.Argument(metavar="FILE", help='JSONL, CSV or text; "-" reads standard input.')]
 KindOption = Annotated[
-    FileFormat | None, typer.Option("--format", help="[by the file's name]", rich_help_panel=IN_FILE)
+    FileFormat | None, typer.Option("--format", help="(by the file's name)", rich_help_panel=IN_FILE)
 ]
 ColumnOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="CSV: holds the prompts [prompt].", rich_help_panel=IN_FILE)
+    str | None, typer.Option(metavar="NAME", help="CSV: holds the prompts (prompt).", rich_help_panel=IN_FILE)
 ]
 KeepOption = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="CSV: a column for the lines' metadata.", rich_help_panel=IN_FILE),
 ]
 EndpointOption = Annotated[
-    str | None, typer.Option(metavar="URL", help="[as the lines say, or /v1/jobs]", rich_help_panel=IN_FILE)
+    str | None,
+    typer.Option(metavar="URL", help="What runs them (as the lines say, or /v1/jobs).", rich_help_panel=IN_FILE),
 ]
 SystemOption = Annotated[
     str | None, typer.Option(metavar="TEXT", help="A system message before prompts.", rich_help_panel=IN_FILE)
@@ -53,10 +54,10 @@ MetadataOption = Annotated[
     list[str] | None, typer.Option(metavar="KEY=VALUE", help="Kept with it.", rich_help_panel=OF_BATCH)
 ]
 WindowOption = Annotated[
-    str | None, typer.Option(help="90m, 24h, 7d: lines that are later expire [none].", rich_help_panel=OF_BATCH)
+    str | None, typer.Option(help="90m, 24h, 7d: lines that are later expire (none).", rich_help_panel=OF_BATCH)
 ]
 WeightOption = Annotated[
-    float | None, typer.Option(help="Its share beside other batches [1].", rich_help_panel=OF_BATCH)
+    float | None, typer.Option(help="Its share beside other batches (1).", rich_help_panel=OF_BATCH)
 ]
 InvalidOption = Annotated[
     str | None,
@@ -107,8 +108,10 @@ def submit(
 ) -> None:
     """Submit every line of FILE as one batch and print its id.
 
-    A line of JSONL is a line of an OpenAI batch, a JSON string (a prompt), or an object with `prompt` or `messages` and
-    any parameters. In CSV a column holds the prompt, and `custom_id` may name the line. In text, a line is a prompt.
+    JSONL: lines of an OpenAI batch, or strings (prompts), or objects with `prompt`
+    or `messages` and any parameters. CSV: a column of prompts; `custom_id` may
+    name the lines. Text: a prompt a line. Options for a generation go into every
+    line that is not an OpenAI line and does not say it itself.
     """
     if output is not None and not wait:
         raise UsageError("--output: only together with --wait; later, use `penstock batch results`.")
@@ -206,7 +209,7 @@ def results(
     batch_id: BatchId,
     *,
     output: OutOption = None,
-    kind: Annotated[ResultFormat | None, typer.Option("--format", help="[by the name of --output]")] = None,
+    kind: Annotated[ResultFormat | None, typer.Option("--format", help="(by the name of --output)")] = None,
     order: Annotated[Order, typer.Option(help="Of the input, or as the lines ended.")] = Order.INPUT,
     errors: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Lines that did not succeed go there instead.")

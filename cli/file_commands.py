@@ -73,7 +73,7 @@ def get(
     file_id: FileId,
     *,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to [standard output].")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to (standard output).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="What is known about it, instead of its content.")] = False,
     api: ApiOption = None,

@@ -21,7 +21,7 @@ def add(
     *,
     events: Annotated[
         list[str] | None,
-        typer.Option("--event", metavar="TYPE", help="Such as job.failed; may be repeated [every end of a batch]."),
+        typer.Option("--event", metavar="TYPE", help="Such as job.failed; may be repeated (every end of a batch)."),
     ] = None,
     batch_lines: Annotated[
         bool, typer.Option("--batch-lines", help="The job events of the lines of batches too.")

@@ -254,3 +254,10 @@ def test_the_bar_shows_lines_tokens_and_a_range_for_the_end(
     assert "4/10" in shown
     assert "2.0 lines/s · 80 tokens/s" in shown
     assert "ETA 1 d 1:00:00" in shown
+
+
+@pytest.mark.parametrize("command", [["batch", "submit"], ["submit"]])
+def test_help_shows_every_default(penstock: Penstock, command: list[str]) -> None:
+    said = penstock(*command, "--help").out
+    assert said.count("(off)") == 3
+    assert "(drawn)" in said

@@ -1,7 +1,8 @@
 """The part of the fake API that has files and batches. Its batches end with their first breath, newest line first.
 
 `cuts`: (method, bytes) of bodies to break off after so many bytes; `lost_replies`: answers that are never sent, though
-what they answer was done; `bad_lines`: numbers of lines that fail; `num_invalid`: of every file; `status`: of every batch.
+what they answer was done; `bad_lines`: numbers of lines that fail; `num_invalid`: of every file;
+`status`: of every batch.
 """
 
 from __future__ import annotations
