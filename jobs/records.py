@@ -7,9 +7,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.states import FinishReason, JobState, Priority
+
+if TYPE_CHECKING:
+    from jobs.tables import Generation, Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +117,26 @@ class Renewal:
 
 @dataclass(frozen=True, slots=True)
 class SweepReport:
-    """What one sweep changed; ids of the jobs."""
+    """What one sweep changed; ids of the jobs that somebody may follow.
+
+    Batch lines that never had a message out are only counted: there may be a million, and nobody follows them.
+    """
 
     requeued: Sequence[str] = ()
     failed: Sequence[str] = ()
     expired: Sequence[str] = ()
     cancelled: Sequence[str] = ()
+    num_more_expired: int = 0
+    num_more_cancelled: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.requeued or self.failed or self.expired or self.cancelled)
+        return self.num_moved > 0
+
+    @property
+    def num_moved(self) -> int:
+        """All jobs that it moved."""
+        num_named = len(self.requeued) + len(self.failed) + len(self.expired) + len(self.cancelled)
+        return num_named + self.num_more_expired + self.num_more_cancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +153,13 @@ class Publishable:
     """Ids of the queued jobs whose message should go out now, oldest first; batch lines fairly mixed.
 
     `again`: those of the batch lines that ran before. Their messages go before the ones that wait.
+    `window`: how many batch lines may be in flight; 0 where only interactive jobs were asked for.
     """
 
     interactive: Sequence[str] = ()
     batch: Sequence[str] = ()
     again: Sequence[str] = ()
+    window: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.interactive or self.batch)
@@ -155,6 +171,112 @@ class BatchCounts:
 
     total: int
     by_state: Mapping[JobState, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How fast a batch goes and how long it still needs, from what was measured lately.
+
+    None: nothing is known yet, or nothing moves. An ended batch has the rates of its whole run and needs no time.
+    """
+
+    lines_per_second: float | None = None
+    tokens_per_second: float | None = None
+    eta_p50_seconds: float | None = None
+    """It will be done as likely before as after."""
+    eta_p90_seconds: float | None = None
+    """It will be done before nine times of ten."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file whose bytes are stored and, as a batch's input, whose lines are checked."""
+
+    purpose: str
+    filename: str
+    num_bytes: int
+    segments: Sequence[tuple[str, int]]
+    """`(object_name, num_bytes)`, in the order of the file."""
+    sha256: str | None = None
+    num_lines: int = 0
+    num_invalid: int = 0
+    urls: Mapping[str, int] = field(default_factory=dict)
+    """How many valid lines each `url` has."""
+    checked_object: str | None = None
+    checked_model: str | None = None
+    expires_at_seconds: float | None = None
+    """Seconds from its making to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """`replayed`: an earlier call with the key had made the file; what this call stored belongs to nobody."""
+
+    id: str
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Erasable:
+    """The stored objects of a deleted file."""
+
+    file_id: str
+    object_names: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """A checked request for a batch made from a file."""
+
+    input_file_id: str
+    endpoint: str
+    completion_window: str | None
+    """As the caller wrote it; `jobs.windows.window_seconds` reads it."""
+    window_seconds: float | None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    weight: float = 1.0
+    on_invalid: Literal["continue", "reject"] = "continue"
+    """`reject`: one line that cannot run fails the batch as a whole."""
+    output_order: Literal["completion", "input"] = "completion"
+    output_expires_after_seconds: int | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewSegment:
+    """Bytes to append to a file of results. `start_byte`: where the file ended when they were rendered."""
+
+    file_id: str
+    start_byte: int
+    num_bytes: int
+    num_lines: int
+    object_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndedLine:
+    """An ended line of a batch, with all that its line in a file of results says.
+
+    The generation's token ids are not loaded. `worker`: whose attempt was the last; none when it never ran.
+    """
+
+    job: Job
+    generation: Generation | None
+    worker: str | None
+    end_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """How many rows a round of housekeeping deleted."""
+
+    num_keys: int = 0
+    num_workers: int = 0
+    num_samples: int = 0
+    num_deliveries: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.num_keys or self.num_workers or self.num_samples or self.num_deliveries)
 
 
 def recipe_id(recipe: Mapping[str, Any]) -> str:

@@ -119,7 +119,7 @@ def _job_rules() -> Iterator[Rule]:
 
 def _batch_rules() -> Iterator[Rule]:
     counted = {
-        "num_total": sa.func.count(),
+        "num_taken": sa.func.count(),
         **{f"num_{state}": sa.func.sum(sa.case((Job.state == state, 1), else_=0)) for state in sorted(ENDED)},
     }
     tally = (
@@ -135,6 +135,7 @@ def _batch_rules() -> Iterator[Rule]:
         query = sa.select(Batch.id, says.label("says"), has.label("has")).select_from(joined)
         yield query.where(says != has), "{id}: says " + name + " = {says}, its jobs make {has}"
     num_ended = sum((getattr(Batch, f"num_{state}") for state in sorted(ENDED)), sa.literal(0))
-    over = sa.case((num_ended == Batch.num_total, 1), else_=0)
+    whole = sa.or_(num_ended == Batch.num_total, Batch.failed_at.is_not(None))
+    over = sa.case((whole, 1), else_=0)
     marked = sa.case((Batch.ended_at.is_not(None), 1), else_=0)
     yield sa.select(Batch.id).where(over != marked), "{id}: ended_at does not fit its counters"

@@ -1,19 +1,25 @@
-"""What people ask for: cancel a job or a batch, and bring a failed job back."""
+"""What people ask for: cancel a job or a batch.
+
+A batch may hold a million lines. Marking it is what stops it: nothing of a marked batch is dispatched, and the sweep
+ends what waits, a bounded number of chunks a round. The caller's own call ends what could still start (the lines with
+a message out), asks the running ones to end, and a first chunk of the rest.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
 
-from jobs.errors import InvalidRequest, NotFound
+from jobs.errors import NotFound
 from jobs.states import JobState
 from jobs.store import ending
-from jobs.store.scope import Scope
+from jobs.store.scope import PUBLISHED, RUNNING, AnyRow, Scope
 from jobs.tables import Batch, Job
 
-CHUNK = 2000
-"""Lines of a batch that one transaction cancels: other writers get their turn between two."""
+CHUNK = 1000
+"""Lines of a batch that one transaction ends: other writers get their turn between two."""
 
 
 def check_owner(scope: Scope, table: type[Job | Batch], identity: str, owner: str | None) -> None:
@@ -47,43 +53,41 @@ def request_batch(scope: Scope, batch_id: str) -> None:
     )
 
 
-def cancel_lines(scope: Scope, batch_id: str) -> list[str]:
-    """Cancel a chunk of a marked batch's queued lines, and ask the running ones to end; ids of the former.
-
-    An empty answer is the last one.
-    """
-    scope.lock_batches([batch_id])
-    query = sa.select(Job.id).where(Job.batch_id == batch_id, Job.state == JobState.QUEUED).limit(CHUNK)
-    ended = ending.end_queued(scope, scope.connection.scalars(query).all(), JobState.CANCELLED)
-    running = sa.select(Job.id).where(
-        Job.batch_id == batch_id, Job.state == JobState.RUNNING, Job.cancel_requested_at.is_(None)
+def marked(scope: Scope, batch_id: str) -> bool:
+    """Whether somebody asked for the batch's end and it has not come yet."""
+    query = sa.select(Batch.id).where(
+        Batch.id == batch_id, Batch.ended_at.is_(None), Batch.cancel_requested_at.is_not(None)
     )
+    return scope.connection.scalar(query) is not None
+
+
+def cancel_lines(scope: Scope, batch_id: str) -> list[AnyRow]:
+    """Cancel a chunk of a marked batch's queued lines, those with a message out first, and ask all its running ones
+    to end; the former, as they were. An empty answer is the last one."""
+    scope.lock_batches([batch_id])
+    published = sa.select(Job.id).where(PUBLISHED, Job.batch_id == batch_id).limit(CHUNK)
+    ids = list(scope.connection.scalars(published))
+    ids += _waiting(scope, batch_id, CHUNK - len(ids))
+    ended = ending.end_queued(scope, set(ids), JobState.CANCELLED)
+    running = sa.select(Job.id).where(RUNNING, Job.batch_id == batch_id, Job.cancel_requested_at.is_(None))
     asked = [job.id for job in scope.lock_jobs(scope.connection.scalars(running).all())]
     if asked:
         _ask(scope, Job.id.in_(asked))
     return ended
 
 
-def requeue(scope: Scope, job_id: str) -> None:
-    """Bring a failed job back with its budget whole. Its attempts stay as they were: the next number follows."""
-    scope.lock_batches(scope.batches_of([job_id]))
-    (job,) = scope.lock_jobs([job_id])
-    if job.state != JobState.FAILED:
-        raise InvalidRequest(f"Only a failed job can be queued again; {job_id} is {job.state}.", param="id")
-    over = job.deadline_at is not None and job.deadline_at <= scope.now
-    scope.connection.execute(
-        sa.update(Job)
-        .where(Job.id == job_id, Job.state == JobState.FAILED)
-        .values(
-            state=JobState.QUEUED,
-            num_failures=0,
-            error=None,
-            ended_at=None,
-            available_at=scope.now,
-            published_at=None,
-            cancel_requested_at=None,
-            # Whoever asks for it again wants it after its deadline as well.
-            deadline_at=None if over else job.deadline_at,
-        )
+def _waiting(scope: Scope, batch_id: str, limit: int) -> Sequence[str]:
+    query = sa.select(Job.id).where(Job.batch_id == batch_id, Job.state == JobState.QUEUED)
+    return scope.connection.scalars(query.order_by(Job.line_number).limit(limit)).all()
+
+
+def batches_half_cancelled(scope: Scope, limit: int) -> Sequence[str]:
+    """Find batches that are marked as cancelled and still have lines that wait, or that run and were never asked."""
+    waiting = sa.exists().where(Job.batch_id == Batch.id, Job.state == JobState.QUEUED)
+    unasked = sa.exists().where(
+        Job.batch_id == Batch.id, Job.state == JobState.RUNNING, Job.cancel_requested_at.is_(None)
     )
-    ending.count(scope, [(job.batch_id, JobState.FAILED)], step=-1)
+    query = sa.select(Batch.id).where(
+        sa.text("batches.ended_at IS NULL"), Batch.cancel_requested_at.is_not(None), sa.or_(waiting, unasked)
+    )
+    return scope.connection.scalars(query.order_by(Batch.id).limit(limit)).all()

@@ -6,7 +6,7 @@ A batch's counters are kept by the statements that end its jobs, in the same tra
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +22,7 @@ from jobs.tables import Attempt, Batch, Generation, Job, Recipe
 Judged = tuple[AnyRow, Verdict]
 """A locked job and where it goes."""
 
-_COUNTERS = {
+COUNTERS = {
     JobState.SUCCEEDED: Batch.num_succeeded,
     JobState.FAILED: Batch.num_failed,
     JobState.CANCELLED: Batch.num_cancelled,
@@ -52,9 +52,17 @@ _MOVE_JOB = (
         available_at=sa.func.coalesce(sa.bindparam("available_at", type_=Job.available_at.type), Job.available_at),
         ended_at=sa.bindparam("ended_at"),
         error=sa.bindparam("error"),
+        end_number=sa.bindparam("end_number"),
         lease_expires_at=None,
         published_at=None,
     )
+)
+
+
+_END_QUEUED = (
+    sa.update(Job)
+    .where(Job.id == sa.bindparam("the_job"), Job.state == JobState.QUEUED)
+    .values(published_at=None, end_number=sa.bindparam("end_number"))
 )
 
 
@@ -78,23 +86,25 @@ def finish_many(scope: Scope, finishes: Sequence[tuple[AttemptRef, Outcome]]) ->
             records.append((ref, record))
         judged.append((job, verdict))
         answers.append(verdict.state)
-    apply(scope, judged)
+    apply(scope, judged, records)
     _store_generations(scope, records)
     return answers
 
 
-def apply(scope: Scope, judged: Sequence[Judged]) -> None:
-    """Move locked running jobs, and end their attempts, as judged."""
+def apply(scope: Scope, judged: Sequence[Judged], records: Sequence[tuple[AttemptRef, GenerationRecord]] = ()) -> None:
+    """Move locked running jobs, and end their attempts, as judged; `records` are the texts stored with that."""
     if not judged:
         return
-    moved = scope.connection.execute(_MOVE_JOB, [_move(scope, job, verdict) for job, verdict in judged])
+    ends = [(job.id, job.batch_id, verdict.state) for job, verdict in judged if verdict.state in ENDED]
+    numbers = count(scope, ends, {ref.job_id: record for ref, record in records})
+    moves = [_move(scope, job, verdict, numbers.get(job.id)) for job, verdict in judged]
+    moved = scope.connection.execute(_MOVE_JOB, moves)
     if moved.rowcount not in {len(judged), -1}:  # -1: the driver does not count.
         raise RuntimeError(f"{moved.rowcount} of {len(judged)} locked jobs moved")
     scope.connection.execute(_END_ATTEMPT, [_ended_attempt(scope, job, verdict) for job, verdict in judged])
-    count(scope, ((job.batch_id, verdict.state) for job, verdict in judged))
 
 
-def _move(scope: Scope, job: AnyRow, verdict: Verdict) -> dict[str, Any]:
+def _move(scope: Scope, job: AnyRow, verdict: Verdict, end_number: int | None) -> dict[str, Any]:
     return {
         "the_job": job.id,
         "the_number": job.attempt,
@@ -103,6 +113,7 @@ def _move(scope: Scope, job: AnyRow, verdict: Verdict) -> dict[str, Any]:
         "available_at": verdict.available_at,
         "ended_at": scope.now if verdict.state in ENDED else None,
         "error": verdict.error,
+        "end_number": end_number,
     }
 
 
@@ -116,30 +127,58 @@ def _ended_attempt(scope: Scope, job: AnyRow, verdict: Verdict) -> dict[str, Any
     }
 
 
-def end_queued(scope: Scope, ids: Collection[str], state: JobState) -> list[str]:
-    """End queued jobs that never got to run (again). Rows that a claim holds just now are left to it."""
+def end_queued(scope: Scope, ids: Collection[str], state: JobState) -> list[AnyRow]:
+    """End queued jobs that never got to run (again); those that ended, as they were before. Rows that a claim holds
+    just now are left to it."""
     scope.lock_batches(scope.batches_of(ids))
     jobs = [job for job in scope.lock_jobs(ids, skip_locked=True) if job.state == JobState.QUEUED]
-    ended = [job.id for job in jobs]
-    if ended:
-        scope.connection.execute(
-            sa.update(Job)
-            .where(Job.id.in_(ended), Job.state == JobState.QUEUED)
-            .values(state=state, ended_at=scope.now, published_at=None)
-        )
-        count(scope, ((job.batch_id, state) for job in jobs))
-    return ended
+    if jobs:
+        numbers = count(scope, [(job.id, job.batch_id, state) for job in jobs])
+        ends = [{"the_job": job.id, "end_number": numbers.get(job.id)} for job in jobs]
+        scope.connection.execute(_END_QUEUED.values(state=state, ended_at=scope.now), ends)
+    return jobs
 
 
-def count(scope: Scope, moves: Iterable[tuple[str | None, JobState]], *, step: int = 1) -> None:
-    """Add ended jobs to the counters of their (locked) batches; a batch whose last job ends, ends with it."""
-    tally = Counter((batch_id, state) for batch_id, state in moves if batch_id is not None and state in ENDED)
-    for batch_id in sorted({batch_id for batch_id, _ in tally}):
-        added = {state: step * tally[batch_id, state] for state in _COUNTERS}
-        ended: Any = sum(_COUNTERS[state] + added[state] for state in _COUNTERS)
-        values: dict[Any, Any] = {_COUNTERS[state]: _COUNTERS[state] + added[state] for state in _COUNTERS}
-        values[Batch.ended_at] = sa.case((ended == Batch.num_total, scope.now), else_=None)
-        scope.connection.execute(sa.update(Batch).where(Batch.id == batch_id).values(values))
+def count(
+    scope: Scope,
+    ends: Sequence[tuple[str, str | None, JobState]],
+    records: Mapping[str, GenerationRecord] | None = None,
+) -> dict[str, int]:
+    """Count jobs that end, `(job, batch, state)`, and their tokens in their (locked) batches; a batch whose last job
+    ends, ends with it. Answers the number that each end gets within its batch."""
+    numbers: dict[str, int] = {}
+    lines: dict[str, list[tuple[str, JobState]]] = defaultdict(list)
+    for job_id, batch_id, state in ends:
+        if batch_id is not None:
+            lines[batch_id].append((job_id, state))
+    for batch_id in sorted(lines):
+        texts = [records[job_id] for job_id, _ in lines[batch_id] if job_id in records] if records else []
+        added = Counter(state for _, state in lines[batch_id])
+        last = tally(scope, batch_id, added, texts)
+        first = last - len(lines[batch_id]) + 1
+        numbers |= {job_id: first + index for index, (job_id, _) in enumerate(lines[batch_id])}
+    return numbers
+
+
+def tally(
+    scope: Scope,
+    batch_id: str,
+    added: Mapping[JobState, int],
+    texts: Sequence[GenerationRecord] = (),
+    **others: Any,
+) -> int:
+    """Add ends by state to a locked batch, and set its `others` columns; answer the newest `end_number`."""
+    num_ended: Any = sum(column + added.get(state, 0) for state, column in COUNTERS.items())
+    values: dict[Any, Any] = {column: column + added[state] for state, column in COUNTERS.items() if state in added}
+    values[Batch.num_ends] = Batch.num_ends + sum(added.values())
+    values[Batch.ended_at] = sa.case((num_ended == Batch.num_total, scope.now), else_=None)
+    if texts:
+        num_completion = sum(len(text.completion_token_ids) for text in texts)
+        values[Batch.num_prompt_tokens] = Batch.num_prompt_tokens + sum(len(text.prompt_token_ids) for text in texts)
+        values[Batch.num_completion_tokens] = Batch.num_completion_tokens + num_completion
+    values |= {getattr(Batch, name): value for name, value in others.items()}
+    update = sa.update(Batch).where(Batch.id == batch_id).values(values)
+    return int(scope.connection.scalar(update.returning(Batch.num_ends)) or 0)
 
 
 def ensure_recipes(scope: Scope, recipes: Iterable[Mapping[str, Any]]) -> None:

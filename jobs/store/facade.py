@@ -1,4 +1,5 @@
-"""`Store`: the one door to the database. Opens each transaction, reads its clock, and hands both to the concern.
+"""`Store`: the one door to the database, whole. What it does to jobs, models, workers and offices is here; batches and
+files have rooms of their own (`batch_door`, `file_door`).
 
 Sync; any thread may call. A method that raises changed nothing (`StoreUnavailable` in the middle of a commit is the
 one case where nobody can know: every method may be called again all the same).
@@ -6,60 +7,50 @@ one case where nobody can know: every method may be called again all the same).
 
 from __future__ import annotations
 
-import random
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine
 
-from jobs.database import BUSY_SECONDS, transaction
-from jobs.errors import LeaseLost, StoreUnavailable
+from jobs.errors import LeaseLost
 from jobs.records import (
     AttemptRef,
-    BatchCounts,
     ClaimedJob,
+    Forgotten,
     NewJob,
     Outcome,
-    Publishable,
     Renewal,
     Submitted,
     SweepReport,
 )
-from jobs.settings import Settings
-from jobs.states import JobState, Priority
-from jobs.store import audit, cancelling, dispatching, ending, intake, leases, reading, registry, sweep
-from jobs.store.scope import Scope
+from jobs.states import JobState
+from jobs.store import (
+    audit,
+    cancelling,
+    ending,
+    housekeeping,
+    intake,
+    leases,
+    numbering,
+    reading,
+    registry,
+    retrying,
+    sweep,
+)
+from jobs.store.batch_door import BatchDoor
+from jobs.store.dispatch_door import DispatchDoor
+from jobs.store.file_door import FileDoor
+from jobs.store.idempotency import Call
+from jobs.store.scope import AnyRow, Scope
+from jobs.store.sweep import followed
 from jobs.tables import Attempt, Batch, Generation, Job, Model, Worker
 
-Clock = Callable[[], datetime]
+MAX_SWEEP_CHUNKS = 4
+"""Chunks of one kind that a sweep takes: a round of the dispatcher must end."""
 
-MAX_SWEEP_CHUNKS = 20
 
-
-class Store:
-    """Jobs and all that belongs to them. `owner=None` means anybody's; another owner's rows are NotFound.
-
-    `clock` None reads the database's clock in each transaction; `dice` draws the jitter of retries.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        settings: Settings,
-        clock: Clock | None = None,
-        dice: random.Random | None = None,
-    ) -> None:
-        self.engine = engine
-        self.settings = settings
-        self._clock = clock
-        self._dice = dice or random.SystemRandom()
-        # SQLite has one writer. Threads of this process queue here, instead of polling its lock with growing naps.
-        self._writer = threading.Lock() if engine.dialect.name == "sqlite" else None
+class Store(DispatchDoor, BatchDoor, FileDoor):
+    """Jobs and all that belongs to them. `owner=None` means anybody's; another owner's rows are NotFound."""
 
     # Taking jobs in
 
@@ -70,15 +61,16 @@ class Store:
         owner: str = "",
         idempotency_key: str | None = None,
         body_sha256: str | None = None,
+        silent_retry: bool = False,
         batch_id: str | None = None,
         new_batch: bool = False,
         batch_metadata: Mapping[str, str] | None = None,
     ) -> Submitted:
         """Accept jobs: all or none, durable when it returns. `new_batch` makes a batch of them; `batch_id` appends
-        to one.
+        to one. `silent_retry`: a call without a key and with the body of a recent one is that one, made again.
 
         Raises:
-            InvalidRequest: no jobs, text that cannot be stored, or a batch that was cancelled.
+            InvalidRequest: no jobs, text that cannot be stored, or a batch that was cancelled or made from a file.
             IdempotencyConflict: the key was used with another body.
             NotFound: no such batch of this owner.
         """
@@ -87,8 +79,7 @@ class Store:
                 scope,
                 jobs,
                 owner=owner,
-                idempotency_key=idempotency_key,
-                body_sha256=body_sha256,
+                call=Call(idempotency_key, body_sha256, silent_retry),
                 batch_id=batch_id,
                 new_batch=new_batch,
                 batch_metadata=batch_metadata,
@@ -147,23 +138,6 @@ class Store:
             cancelling.cancel(scope, job_id)
             return reading.get_job(scope, job_id, owner)
 
-    def cancel_batch(self, batch_id: str, owner: str | None = None) -> BatchCounts:
-        """Cancel every queued line and ask every running one to end; the counts after that."""
-        with self._writing() as scope:
-            cancelling.check_owner(scope, Batch, batch_id, owner)
-            cancelling.request_batch(scope, batch_id)
-        self._cancel_lines(batch_id)
-        return self.get_batch(batch_id, owner)[1]
-
-    def _cancel_lines(self, batch_id: str) -> list[str]:
-        cancelled: list[str] = []
-        while True:
-            with self._writing() as scope:
-                chunk = cancelling.cancel_lines(scope, batch_id)
-            if not chunk:
-                return cancelled
-            cancelled += chunk
-
     def requeue(self, job_id: str) -> Job:
         """Bring a failed job back to the queue with its attempts' budget whole; its history stays.
 
@@ -172,10 +146,10 @@ class Store:
         """
         with self._writing() as scope:
             cancelling.check_owner(scope, Job, job_id, None)
-            cancelling.requeue(scope, job_id)
+            retrying.requeue(scope, job_id)
             return reading.get_job(scope, job_id, None)
 
-    # Repair and dispatch
+    # Repair
 
     def sweep(self, *, spare_leases: bool = False) -> SweepReport:
         """Free the jobs of silent workers, end what can no longer start in time, finish cancelled batches.
@@ -183,17 +157,17 @@ class Store:
         `spare_leases` leaves the first of these out: nobody could renew lately.
         """
         moved: dict[str, JobState] = {} if spare_leases else self._free_leases()
-        for job_id in self._expire_deadlines():
-            moved[job_id] = JobState.EXPIRED
-        with self._reading() as scope:
-            batches = sweep.batches_half_cancelled(scope)
-        for batch_id in batches:
-            moved |= dict.fromkeys(self._cancel_lines(batch_id), JobState.CANCELLED)
+        expired, cancelled = self._expire_deadlines(), self._cancel_marked()
+        self._number_ends()
+        for rows, state in ((expired, JobState.EXPIRED), (cancelled, JobState.CANCELLED)):
+            moved |= dict.fromkeys((row.id for row in rows if followed(row)), state)
         return SweepReport(
             requeued=[job_id for job_id, state in moved.items() if state is JobState.QUEUED],
             failed=[job_id for job_id, state in moved.items() if state is JobState.FAILED],
             expired=[job_id for job_id, state in moved.items() if state is JobState.EXPIRED],
             cancelled=[job_id for job_id, state in moved.items() if state is JobState.CANCELLED],
+            num_more_expired=sum(not followed(row) for row in expired),
+            num_more_cancelled=sum(not followed(row) for row in cancelled),
         )
 
     def _free_leases(self) -> dict[str, JobState]:
@@ -203,8 +177,8 @@ class Store:
                 moved |= dict(sweep.free_leases(scope, ids))
         return moved
 
-    def _expire_deadlines(self) -> list[str]:
-        expired: list[str] = []
+    def _expire_deadlines(self) -> list[AnyRow]:
+        expired: list[AnyRow] = []
         for ids in self._chunks(sweep.deadlines_passed):
             with self._writing() as scope:
                 expired += ending.end_queued(scope, ids, JobState.EXPIRED)
@@ -220,30 +194,6 @@ class Store:
             if len(ids) < sweep.CHUNK:
                 return
 
-    def to_publish(self, num_waiting: Mapping[Priority, int] | None = None) -> Publishable:
-        """Choose the queued jobs whose message should go out now.
-
-        Interactive ones that have none; batch lines as far as `settings.dispatch_window` has room, shared fairly
-        between owners, then between their batches; and jobs whose message must be lost: sent longer ago than
-        `settings.republish_after_seconds`, while Redis holds fewer messages (`num_waiting` by queue) than it should.
-        """
-        with self._reading() as scope:
-            return dispatching.to_publish(scope, num_waiting or {})
-
-    def mark_published(self, ids: Collection[str]) -> None:
-        """Note that these queued jobs have a message out. Call it after publishing: a crash between the two costs a
-        duplicate message, never a job."""
-        for chunk in dispatching.chunks(ids):
-            with self._writing(durable=False) as scope:
-                dispatching.mark_published(scope, chunk)
-
-    def unpublish_all(self) -> None:
-        """Redis was emptied: no queued job has a message any more."""
-        last: str | None = ""
-        while last is not None:
-            with self._writing(durable=False) as scope:
-                last = dispatching.unpublish_some(scope, last)
-
     # Reading
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
@@ -255,6 +205,11 @@ class Store:
         """The stored text of an ended job, if it has one."""
         with self._reading() as scope:
             return reading.get_generation(scope, job_id)
+
+    def generations(self, ids: Collection[str]) -> dict[str, Generation]:
+        """The stored texts of these jobs by job, without their token ids: what a page of a listing shows."""
+        with self._reading() as scope:
+            return reading.generations(scope, ids)
 
     def get_recipe(self, recipe_id: str) -> dict[str, Any]:
         """A recipe's body. Raises NotFound."""
@@ -279,15 +234,15 @@ class Store:
         with self._reading() as scope:
             return reading.list_jobs(scope, state=state, batch_id=batch_id, limit=limit, after=after, owner=owner)
 
-    def get_batch(self, batch_id: str, owner: str | None = None) -> tuple[Batch, BatchCounts]:
-        """A batch and its jobs by state. Raises NotFound."""
-        with self._reading() as scope:
-            return reading.get_batch(scope, batch_id, owner)
+    # Housekeeping
 
-    def queue_position(self, job: Job) -> int | None:
-        """How many jobs go first (0: next); None when not queued. Counted up to `reading.MAX_POSITION`."""
-        with self._reading() as scope:
-            return reading.queue_position(scope, job)
+    def forget(self) -> Forgotten:
+        """Delete what is kept for a while only (see `jobs.store.housekeeping`), a bounded number of rows. Number the
+        ends of lines that older code left without. Call it now and then; truthy: there may be more."""
+        with self._writing(durable=False) as scope:
+            forgotten = housekeeping.forget(scope)
+        self._number_ends(numbering.behind_anywhere)
+        return forgotten
 
     # Models, workers, offices
 
@@ -369,40 +324,3 @@ class Store:
         """Raise StoreUnavailable unless the database answers and has its tables."""
         with self._reading() as scope:
             scope.connection.execute(sa.select(Batch.id).limit(1)).all()
-
-    # Transactions
-
-    @contextmanager
-    def _reading(self) -> Iterator[Scope]:
-        with transaction(self.engine, writes=False) as connection:
-            yield self._scope(connection)
-
-    @contextmanager
-    def _writing(self, *, durable: bool = True) -> Iterator[Scope]:
-        """`durable=False` spares SQLite's fsync where a power cut may undo the commit (see `jobs.database`)."""
-        with self._turn(), transaction(self.engine, writes=True, durable=durable) as connection:
-            yield self._scope(connection)
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        if self._writer is None:
-            yield
-            return
-        if not self._writer.acquire(timeout=BUSY_SECONDS):
-            raise StoreUnavailable("Another thread is writing for long.")
-        try:
-            yield
-        finally:
-            self._writer.release()
-
-    def _scope(self, connection: Connection) -> Scope:
-        return Scope(connection, self._now(connection), self.settings, self._dice)
-
-    def _now(self, connection: Connection) -> datetime:
-        """The instant of this transaction. SQLite lives on this machine, so its clock is this machine's."""
-        if self._clock is not None:
-            return self._clock()
-        if connection.dialect.name == "sqlite":
-            return datetime.now(UTC)
-        instant: datetime = connection.scalar(sa.select(sa.func.clock_timestamp()))  # type: ignore[assignment]
-        return instant.astimezone(UTC)

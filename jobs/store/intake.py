@@ -8,12 +8,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobs.errors import IdempotencyConflict, InvalidRequest, NotFound
+from jobs.errors import InvalidRequest, NotFound
 from jobs.ids import new_id
 from jobs.records import NewJob, Submitted
-from jobs.states import JobState
+from jobs.states import JobState, Priority
+from jobs.store import dispatching, idempotency
+from jobs.store.idempotency import Call
 from jobs.store.scope import Scope
-from jobs.tables import Batch, IdempotencyKey, Job
+from jobs.tables import Batch, Job
 
 
 def submit(
@@ -21,22 +23,20 @@ def submit(
     jobs: Sequence[NewJob],
     *,
     owner: str,
-    idempotency_key: str | None,
-    body_sha256: str | None,
+    call: Call,
     batch_id: str | None,
     new_batch: bool,
     batch_metadata: Mapping[str, str] | None,
 ) -> Submitted:
     """Write all the jobs, or none. See `Store.submit`."""
-    _refuse_unstorable(jobs, idempotency_key, batch_metadata)
+    _refuse_unstorable(jobs, call.key, batch_metadata)
     ids = sorted(new_id("job") for _ in jobs)  # Sorted, so that the order of ids is the order of lines.
-    if idempotency_key is not None:
-        earlier = _take_key(scope, owner, idempotency_key, body_sha256 or "", ids)
-        if earlier is not None:
-            return earlier
+    made = idempotency.earlier(scope, idempotency.JOBS, owner, call, ids)
+    if made is not None:
+        return Submitted(made, scope.connection.scalar(sa.select(Job.batch_id).where(Job.id == made[0])), replayed=True)
     first_line = 0
     if new_batch:
-        batch_id = _open_batch(scope, owner, len(jobs), batch_metadata or {})
+        batch_id = _open_batch(scope, owner, jobs, batch_metadata or {})
     elif batch_id is not None:
         first_line = _extend_batch(scope, owner, batch_id, len(jobs))
     rows = [
@@ -72,11 +72,18 @@ def _row(
         "batch_id": batch_id,
         "custom_id": job.custom_id,
         "line_number": line_number,
+        "dispatch_order": _dispatch_order(job, owner, line_number),
         "max_attempts": job.max_attempts or scope.settings.max_attempts,
         "available_at": scope.now,
         "deadline_at": _deadline(scope.now, job.deadline_seconds),
         "created_at": scope.now,
     }
+
+
+def _dispatch_order(job: NewJob, owner: str, line_number: int | None) -> int:
+    if line_number is not None:
+        return line_number
+    return dispatching.loose_order(owner) if job.priority == Priority.BATCH else 0
 
 
 def _deadline(now: datetime, seconds: float | None) -> datetime | None:
@@ -88,12 +95,15 @@ def _deadline(now: datetime, seconds: float | None) -> datetime | None:
         raise InvalidRequest("deadline_seconds is out of range", param="deadline_seconds") from None
 
 
-def _open_batch(scope: Scope, owner: str, num_total: int, metadata: Mapping[str, str]) -> str:
+def _open_batch(scope: Scope, owner: str, jobs: Sequence[NewJob], metadata: Mapping[str, str]) -> str:
     batch_id = new_id("batch")
     row = {
         "id": batch_id,
         "owner": owner,
-        "num_total": num_total,
+        "model": jobs[0].model,
+        "num_total": len(jobs),
+        "num_taken": len(jobs),
+        "taken_at": scope.now,
         "created_at": scope.now,
         "metadata": dict(metadata),
     }
@@ -103,64 +113,49 @@ def _open_batch(scope: Scope, owner: str, num_total: int, metadata: Mapping[str,
 
 def _extend_batch(scope: Scope, owner: str, batch_id: str, num_new: int) -> int:
     """Make room for `num_new` lines; answer the first one's number. A batch that had ended is open again."""
-    query = sa.select(Batch.owner, Batch.num_total, Batch.cancel_requested_at).where(Batch.id == batch_id)
+    columns = sa.select(Batch.owner, Batch.num_total, Batch.cancel_requested_at, Batch.input_file_id)
+    query = columns.where(Batch.id == batch_id)
     batch = scope.connection.execute(query.with_for_update(key_share=True)).one_or_none()
     if batch is None or batch.owner != owner:
         raise NotFound("batch", batch_id)
     if batch.cancel_requested_at is not None:
         raise InvalidRequest(f"The batch {batch_id!r} was cancelled; it takes no more jobs.", param="batch_id")
+    if batch.input_file_id is not None:
+        raise InvalidRequest(f"The batch {batch_id!r} was made from a file; it takes no more jobs.", param="batch_id")
+    # `num_taken` is what older code left it at: with the total it is right again.
+    num_total = Batch.num_total + num_new
     scope.connection.execute(
-        sa.update(Batch).where(Batch.id == batch_id).values(num_total=Batch.num_total + num_new, ended_at=None)
+        sa.update(Batch)
+        .where(Batch.id == batch_id)
+        .values(
+            num_total=num_total,
+            num_taken=num_total,
+            taken_at=sa.func.coalesce(Batch.taken_at, Batch.created_at),
+            ended_at=None,
+        )
     )
     return int(batch.num_total)
-
-
-def _take_key(scope: Scope, owner: str, key: str, body_sha256: str, ids: Sequence[str]) -> Submitted | None:
-    """Claim the key for `ids`; answer what it made before, if it was taken.
-
-    On PostgreSQL the INSERT waits for another transaction that holds the same new key, so of two calls at once one
-    makes the jobs and the other finds them.
-    """
-    row = {
-        "owner": owner,
-        "key": key,
-        "body_sha256": body_sha256,
-        "object_ids": list(ids),
-        "created_at": scope.now,
-    }
-    insert = scope.insert(IdempotencyKey).values(row).on_conflict_do_nothing().returning(IdempotencyKey.key)
-    if scope.connection.execute(insert).first() is not None:
-        return None
-    taken = scope.connection.execute(
-        sa.select(IdempotencyKey.body_sha256, IdempotencyKey.object_ids).where(
-            IdempotencyKey.owner == owner, IdempotencyKey.key == key
-        )
-    ).one()
-    if taken.body_sha256 != body_sha256:
-        raise IdempotencyConflict(key)
-    batch_id = scope.connection.scalar(sa.select(Job.batch_id).where(Job.id == taken.object_ids[0]))
-    return Submitted(list(taken.object_ids), batch_id, replayed=True)
 
 
 def _refuse_unstorable(jobs: Sequence[NewJob], key: str | None, metadata: Mapping[str, str] | None) -> None:
     """Refuse text that PostgreSQL cannot hold (NUL, half a surrogate pair), so that both databases take the same."""
     if not jobs:
         raise InvalidRequest("a submission needs at least one job", param="jobs")
-    _check_text("idempotency_key", key)
-    _check_text("metadata", metadata)
+    check_text("idempotency_key", key)
+    check_text("metadata", metadata)
     for job in jobs:
         for name in ("model", "prompt", "messages", "parameters", "metadata", "custom_id"):
-            _check_text(name, getattr(job, name))
+            check_text(name, getattr(job, name))
 
 
-def _check_text(param: str, value: object) -> None:
+def check_text(param: str, value: object) -> None:
     if isinstance(value, str):
         if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value if character > "\ud7ff"):
             raise InvalidRequest(f"{param} holds a NUL or half a surrogate pair", param=param)
     elif isinstance(value, Mapping):
         for name, item in value.items():
-            _check_text(param, name)
-            _check_text(f"{param}.{name}", item)
+            check_text(param, name)
+            check_text(f"{param}.{name}", item)
     elif isinstance(value, Sequence) and not isinstance(value, bytes):
         for index, item in enumerate(value):
-            _check_text(f"{param}[{index}]", item)
+            check_text(f"{param}[{index}]", item)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from jobs.errors import NotFound
 from jobs.records import BatchCounts
-from jobs.states import JobState, Priority
-from jobs.store.scope import PUBLISHED, UNPUBLISHED, Scope
+from jobs.states import JobState
+from jobs.store.scope import Scope
 from jobs.tables import Attempt, Base, Batch, Generation, Job, Recipe
 
 Entity = TypeVar("Entity", bound=Base)
-
-MAX_POSITION = 10_000
-"""Positions are counted so far and no further: whoever stands behind it hears this number."""
 
 
 def rows(scope: Scope, query: sa.Select[Entity]) -> Sequence[Entity]:
@@ -37,6 +34,13 @@ def get_job(scope: Scope, job_id: str, owner: str | None) -> Job:
 
 def get_generation(scope: Scope, job_id: str) -> Generation | None:
     return next(iter(rows(scope, sa.select(Generation).where(Generation.job_id == job_id))), None)
+
+
+def generations(scope: Scope, ids: Collection[str]) -> dict[str, Generation]:
+    """The stored texts of these jobs by job, without their token ids."""
+    query = sa.select(Generation).where(Generation.job_id.in_(set(ids)))
+    found = rows(scope, query.options(defer(Generation.prompt_token_ids), defer(Generation.completion_token_ids)))
+    return {generation.job_id: generation for generation in found}
 
 
 def get_recipe(scope: Scope, recipe_id: str) -> dict[str, Any]:
@@ -84,40 +88,27 @@ def get_batch(scope: Scope, batch_id: str, owner: str | None) -> tuple[Batch, Ba
 
 def counts(scope: Scope, batch: Batch) -> BatchCounts:
     """Ends are counted in the batch's row; only the running ones are looked up, and those are few."""
+    running = sa.select(sa.func.count()).select_from(Job).where(Job.batch_id == batch.id, Job.state == JobState.RUNNING)
+    return _counts(batch, scope.connection.scalar(running) or 0)
+
+
+def counts_of(scope: Scope, batches: Collection[Batch]) -> dict[str, BatchCounts]:
+    """The same for several batches."""
+    query = sa.select(Job.batch_id, sa.func.count().label("num")).where(
+        Job.batch_id.in_([batch.id for batch in batches]), Job.state == JobState.RUNNING
+    )
+    running = {row.batch_id: row.num for row in scope.connection.execute(query.group_by(Job.batch_id))}
+    return {batch.id: _counts(batch, running.get(batch.id, 0)) for batch in batches}
+
+
+def _counts(batch: Batch, num_running: int) -> BatchCounts:
+    """Lines that were not taken in yet count as queued; of a batch that was refused, none ever comes."""
     by_state = {
         JobState.SUCCEEDED: batch.num_succeeded,
         JobState.FAILED: batch.num_failed,
         JobState.CANCELLED: batch.num_cancelled,
         JobState.EXPIRED: batch.num_expired,
+        JobState.RUNNING: num_running,
     }
-    running = sa.select(sa.func.count()).select_from(Job).where(Job.batch_id == batch.id, Job.state == JobState.RUNNING)
-    by_state[JobState.RUNNING] = scope.connection.scalar(running) or 0
-    by_state[JobState.QUEUED] = batch.num_total - sum(by_state.values())
+    by_state[JobState.QUEUED] = 0 if batch.failed_at is not None else batch.num_total - sum(by_state.values())
     return BatchCounts(batch.num_total, by_state)
-
-
-def queue_position(scope: Scope, job: Job) -> int | None:
-    """How many queued jobs go first, as things stand: 0 is next, None is not queued. An estimate for batch lines."""
-    if job.state != JobState.QUEUED:
-        return None
-    interactive = Job.priority == Priority.INTERACTIVE
-    if job.priority == Priority.INTERACTIVE:
-        ahead: list[tuple[Any, ...]] = [
-            (PUBLISHED, interactive, Job.id < job.id),
-            (UNPUBLISHED, interactive, Job.id < job.id),
-        ]
-    else:
-        ahead = [(PUBLISHED, interactive), (UNPUBLISHED, interactive), *_lines_ahead(job)]
-    return min(MAX_POSITION, sum(_count(scope, conditions) for conditions in ahead))
-
-
-def _lines_ahead(job: Job) -> list[tuple[Any, ...]]:
-    batch = Job.priority == Priority.BATCH
-    if job.published_at is not None:
-        return [(PUBLISHED, batch, Job.published_at <= job.published_at, Job.id < job.id)]
-    return [(PUBLISHED, batch), (UNPUBLISHED, batch, Job.batch_id == job.batch_id, Job.id < job.id)]
-
-
-def _count(scope: Scope, conditions: tuple[Any, ...]) -> int:
-    some = sa.select(sa.literal(1)).select_from(Job).where(*conditions).limit(MAX_POSITION).subquery()
-    return scope.connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0

@@ -25,6 +25,7 @@ from jobs.tables import Base, Batch, Job
 UNPUBLISHED = sa.text("jobs.state = 'queued' AND jobs.published_at IS NULL")
 PUBLISHED = sa.text("jobs.published_at IS NOT NULL")
 RUNNING = sa.text("jobs.lease_expires_at IS NOT NULL")
+UNFINISHED = sa.text("batches.input_file_id IS NOT NULL AND batches.finalized_at IS NULL AND batches.failed_at IS NULL")
 
 Insert = postgresql.Insert | sqlite.Insert
 AnyRow = Row[*tuple[Any, ...]]
@@ -65,6 +66,7 @@ class Scope:
             Job.lease_expires_at,
             Job.deadline_at,
             Job.cancel_requested_at,
+            Job.published_at,
         )
         query = columns.where(Job.id.in_(set(ids))).order_by(Job.id)
         return self.connection.execute(query.with_for_update(key_share=True, skip_locked=skip_locked)).all()

@@ -1,4 +1,4 @@
-"""Periodic repair: leases that ran out, deadlines that passed, cancelled batches whose caller died half-way.
+"""Periodic repair: leases that ran out, deadlines that passed.
 
 Each step looks for rows without a lock, then takes what it found a chunk at a time.
 """
@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from jobs.states import JobState
 from jobs.store import ending
 from jobs.store.ending import Judged
-from jobs.store.scope import RUNNING, Scope
+from jobs.store.scope import RUNNING, AnyRow, Scope
 from jobs.store.verdicts import LeaseRanOut, after
-from jobs.tables import Batch, Job
+from jobs.tables import Job
 
 CHUNK = 500
 
@@ -50,10 +50,6 @@ def deadlines_passed(scope: Scope) -> Sequence[str]:
     return scope.connection.scalars(query.order_by(Job.deadline_at).limit(CHUNK)).all()
 
 
-def batches_half_cancelled(scope: Scope) -> Sequence[str]:
-    """Find batches that are marked as cancelled and still have queued lines."""
-    waiting = sa.exists().where(Job.batch_id == Batch.id, Job.state == JobState.QUEUED)
-    query = sa.select(Batch.id).where(
-        sa.text("batches.ended_at IS NULL"), Batch.cancel_requested_at.is_not(None), waiting
-    )
-    return scope.connection.scalars(query.limit(CHUNK)).all()
+def followed(job: AnyRow) -> bool:
+    """Whether somebody may follow this job by its events: not so a batch line that never had a message out."""
+    return job.batch_id is None or job.published_at is not None or job.attempt > 0
