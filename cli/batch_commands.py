@@ -152,7 +152,7 @@ def list_batches(
     if as_json:
         screen.print_json(page)
         return
-    screen.out.print(screen.batches_table(page["data"]))
+    screen.print_table(screen.batches_table(page["data"]))
     if page.get("has_more"):
         screen.err.print(f"[dim]more: --after {page['data'][-1]['id']}[/dim]")
 

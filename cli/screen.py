@@ -10,12 +10,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 Json = dict[str, Any]
 
 STATE_STYLES = {"succeeded": "green", "running": "cyan", "failed": "red", "expired": "yellow", "cancelled": "yellow"}
 GOOD_END = "succeeded"
+MAX_TABLE_WIDTH = 1000
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(highlight=False, soft_wrap=True, stderr=True)
@@ -24,6 +26,12 @@ err = Console(highlight=False, soft_wrap=True, stderr=True)
 def print_json(value: object) -> None:
     """JSON for a program: one document, not wrapped or coloured."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def print_table(table: Table) -> None:
+    """A table as wide as what is in it: a narrow terminal wraps it, and an id is never cut."""
+    needed = Measurement.get(out, out.options.update(width=MAX_TABLE_WIDTH), table).maximum
+    Console(highlight=False, width=needed, file=out.file).print(table)
 
 
 def print_text(text: str) -> None:

@@ -49,7 +49,7 @@ def list_webhooks(*, as_json: JsonOption = False, api: ApiOption = None, api_key
     if as_json:
         screen.print_json(page)
     else:
-        screen.out.print(screen.webhooks_table(page["data"]))
+        screen.print_table(screen.webhooks_table(page["data"]))
 
 
 @webhook_app.command("remove")
@@ -83,4 +83,4 @@ def deliveries(
     if as_json:
         screen.print_json(page)
     else:
-        screen.out.print(screen.deliveries_table(page["data"]))
+        screen.print_table(screen.deliveries_table(page["data"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from tests.support.services import wait_until
+from tests.support.services import RedisServer, wait_until
 from tests.support.system import System
 from tests.worker.site import ROOT
 
@@ -22,11 +23,17 @@ NUM_PROMPTS = 12
 COMMAND_SECONDS = 120
 
 
-@pytest.fixture
-def system(tmp_path: Path, sqlite_url: str, redis_url: str, demo_model_path: Path) -> Iterator[System]:
-    made = System(tmp_path, sqlite_url, redis_url, demo_model_path, slots=8)
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path, demo_model_path: Path) -> Iterator[System]:
+    """One system for all tests of this module; each looks at its own batch."""
+    folder = tmp_path_factory.mktemp("system")
+    shutil.copy(sqlite_template, folder / "penstock.db")
+    redis = RedisServer()
+    made = System(folder, f"sqlite:///{folder / 'penstock.db'}", redis.url, demo_model_path, slots=8)
+    made.start_all()
     yield made
     made.close()
+    redis.remove()
 
 
 @pytest.fixture
@@ -64,8 +71,13 @@ def lines_in(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().split("\n") if line]
 
 
+def num_completed(system: System, name: str) -> int:
+    """Lines that have succeeded of the batch of this name, if there is one."""
+    batches = system.http.get("/v1/batches").json()["data"]
+    return sum(batch["request_counts"]["completed"] for batch in batches if batch["metadata"].get("name") == name)
+
+
 def test_a_csv_file_comes_back_in_every_format(system: System, penstock: Callable[..., tuple[int, str, str]]) -> None:
-    system.start_all()
     here = system.folder
     with (here / "prompts.csv").open("w", newline="") as file:
         rows = [[f"Write a haiku about\nnumber {n}", f"topic {n}"] for n in range(NUM_PROMPTS)]
@@ -94,27 +106,29 @@ def test_a_csv_file_comes_back_in_every_format(system: System, penstock: Callabl
     assert [line["custom_id"] for line in lines_in(here / "bad.jsonl")] == ["line-26"]
     _, native, _ = penstock("batch", "results", batch_id, "--order", "completion")
     assert len(native.splitlines()) == 13
-    assert "Haiku" in penstock("batch", "list")[1]
+    _, listed, _ = penstock("batch", "list")
+    assert batch_id in listed
+    assert "Haiku" in listed
     assert "1 lines failed" in penstock("batch", "status", batch_id)[2]
 
 
 def test_watching_outlives_the_api_and_an_openai_file_keeps_its_shape(
     system: System, penstock: Callable[..., tuple[int, str, str]], start: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    api, _, _ = system.start_all()
+    api = system.roles[0]
     body = {"model": system.settings.model_name, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 40}
     line = {"method": "POST", "url": "/v1/chat/completions", "body": body}
     file = system.folder / "openai.jsonl"
     file.write_text("".join(json.dumps({"custom_id": f"c{n}", **line}) + "\n" for n in range(60)))
-    batch_id = penstock("batch", "submit", "openai.jsonl")[1].strip()
-    watching = start("batch", "watch", batch_id)
-    wait_until(lambda: system.http.get(f"/v1/batches/{batch_id}").json()["request_counts"]["completed"], 60)
+    watching = start("batch", "submit", "openai.jsonl", "--wait", "--name", "watched")
+    wait_until(lambda: num_completed(system, "watched"), 60)
 
     api.kill()
     api.restart()
     out, err = watching.communicate(timeout=COMMAND_SECONDS)
 
     assert watching.returncode == 0, err
+    batch_id = out.split()[0]
     assert f"{batch_id} completed: 60 of 60 ended (60 succeeded)" in out
     _, text, _ = penstock("batch", "results", batch_id)
     found = [json.loads(line) for line in text.split("\n") if line]
@@ -125,7 +139,6 @@ def test_watching_outlives_the_api_and_an_openai_file_keeps_its_shape(
 def test_a_batch_of_which_a_line_cannot_run_may_be_refused_as_a_whole(
     system: System, penstock: Callable[..., tuple[int, str, str]]
 ) -> None:
-    system.start_all()
     file = system.folder / "prompts.jsonl"
     file.write_text('"Fine"\n\n{"prompt": "x", "temperature": -1}\n{"prompt": \n')
     status, out, err = penstock("batch", "submit", "prompts.jsonl", "--on-invalid", "reject")
@@ -134,18 +147,20 @@ def test_a_batch_of_which_a_line_cannot_run_may_be_refused_as_a_whole(
     assert "line 4: it is not valid JSON" in err
 
 
-def test_files_and_webhooks_of_the_real_api(system: System, penstock: Callable[..., tuple[int, str, str]]) -> None:
-    system.start_all()
+def test_files_of_the_real_api(system: System, penstock: Callable[..., tuple[int, str, str]]) -> None:
     file = system.folder / "prompts.txt"
     file.write_text("One\n")
     assert penstock("batch", "submit", "prompts.txt", "--max-tokens", "2", "--wait")[0] == 0
     _, listed, _ = penstock("file", "list", "--json")
-    files = json.loads(listed)["data"]
+    files = json.loads(listed)["data"][:2]
     assert {stored["purpose"] for stored in files} == {"batch", "batch_output"}
     for stored in files:
         assert penstock("file", "get", stored["id"], "-o", "back")[0] == 0
         assert (system.folder / "back").stat().st_size == stored["bytes"]
         assert penstock("file", "delete", stored["id"])[0] == 0
+
+
+def test_webhooks_of_the_real_api(system: System, penstock: Callable[..., tuple[int, str, str]]) -> None:
     status, out, err = penstock("webhook", "add", "https://203.0.113.7/hook", "--event", "job.failed")
     assert status == 0, err
     webhook_id, secret = out.split("\nsecret: ")
