@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tests.engine.conftest import Running
 from worker.engine.engine import Engine, EngineStopped
 from worker.engine.generation import Completion, Generation, Prompt, Request, RowClass, Sampling, TextDelta
-from worker.engine.model import Model, Row
+from worker.engine.model import Model, Piece
+from worker.engine.sampling import Row
 
 WAIT_SECONDS = 60.0
 END_TOKENS = (2, 32000, 32007)
@@ -191,7 +192,7 @@ def test_greedy_takes_the_likeliest_token_and_its_logprob_says_so(running: Runni
 def test_logprobs_equal_a_direct_computation(model: Model, running: Running) -> None:
     each = request(4, num_logprobs=0, row_class="lone", max_tokens=1)
     (completion,) = run_all(running, [each])
-    row = model.prefill(0, each.prompt.token_ids, 0, last=True)
+    row = model.prefill([Piece(0, 0, each.prompt.token_ids, 16)], output_last=True)
     assert row is not None
     logits = row.logits.astype(np.float64)
     model.forget(0)
@@ -307,4 +308,5 @@ def test_stats_count_slots_tokens_and_generations(running: Running) -> None:
         stats = engine.stats()
     assert (stats.num_generations, stats.num_completion_tokens) == (1, 5)
     assert stats.tokens_per_second > 0
-    assert stats.details == {"model": "tiny"}
+    assert stats.details["model"] == "tiny"
+    assert stats.details["num_prompt_tokens"] == 12

@@ -11,14 +11,15 @@ from worker.engine.probe import prove
 
 
 def test_both_row_classes_are_proven_with_whole_tiles(model: Model) -> None:
-    assert prove(model) == {"tile": True, "lone": True}
+    assert prove(model) == {"tile": True, "lone": True, "blocks": True}
     assert [model.num_cells(slot) for slot in range(model.num_slots)] == [0] * model.num_slots
 
 
 def test_the_probe_sees_that_a_tile_of_one_row_is_not_exact(tiny_model_path: Path) -> None:
     unpadded = Model.load(tiny_model_path, ModelOptions(slots=16, tile_rows=1, lone_below=0, context_tokens=256))
     try:
-        assert prove(unpadded) == {"tile": False, "lone": True}
+        proven = prove(unpadded)
+        assert (proven["tile"], proven["lone"]) == (False, True)
     finally:
         unpadded.close()
 
