@@ -82,7 +82,7 @@ def join(layout: Layout, blocks: Sequence[Block]) -> Bytes:
     ]
     size = sum(map(len, front)) + 4 * (layout.num_streams - 1)
     size += sum(len(tensor.header) + tensor.groups * count * tensor.cell_bytes for tensor in layout.tensors)
-    state = np.zeros(size, dtype=np.uint8)
+    state = np.empty(size, dtype=np.uint8)
     at = _put(state, 0, b"".join(front))
     for number, tensor in enumerate(layout.tensors):
         at = _put(state, at, tensor.header)
@@ -90,6 +90,7 @@ def join(layout: Layout, blocks: Sequence[Block]) -> Bytes:
         whole = state[at:end].reshape(tensor.groups, count, tensor.cell_bytes)
         np.concatenate([block.parts[number] for block in blocks], axis=1, out=whole)
         at = end
+    state[at:] = 0  # the other streams are empty
     return state
 
 

@@ -28,6 +28,8 @@ from worker.engine.sequence import Sequence
 from worker.engine.slots import Slots
 
 RATE_WINDOW_SECONDS = 5.0
+IDLE_CHUNKS = 4
+"""Chunks that a step may spend on prompts while no sequence waits for its next token."""
 SPARE_CELL_BYTES = 512 * 1024 * 1024
 """Memory for cells outside the slots, unless the caller says: those of paused sequences and of shared beginnings."""
 
@@ -282,12 +284,13 @@ class Engine:
         return generation.cut
 
     def _prefill(self) -> None:
-        """Prefill prompts, interactive ones first, for a chunk's worth of rows."""
-        room = self._chunk
+        """Prefill prompts, interactive ones first: a chunk of rows, or some more while nobody waits for a token."""
+        speaking = any(sequence.begun for sequence in self._slots)
+        room = self._chunk if speaking else self._chunk * IDLE_CHUNKS
         while room > 0:
             waiting = [sequence for sequence in self._slots if not sequence.begun]
             waiting.sort(key=lambda sequence: (not sequence.request.interactive, sequence.serial))
-            done = self._prefiller.call(waiting, room)
+            done = self._prefiller.call(waiting, min(room, self._chunk))
             if done is None:
                 return
             room -= done.rows
@@ -296,6 +299,8 @@ class Engine:
                 if done.row is not None:
                     self._sample([(sequence, done.row)])
                 self._prefiller.keep_known(sequence)
+            if self._waiting[True] or any(sequence.request.interactive for sequence in done.whole):
+                return
 
     def _decode(self) -> None:
         for run in self._slots.tile_runs():

@@ -251,8 +251,9 @@ class TileRow(NamedTuple):
 class Piece(NamedTuple):
     """Some tokens of one prompt from position `start`, and the rows they take: as many, or more to fill whole tiles.
 
-    What a token's cells become depends on its prompt alone as long as every call has whole tiles of rows, and as long
-    as the rows that one slot has in a call are either whole blocks, or all of what is left after the last whole block.
+    What a token's cells become depends on its prompt alone as long as every pass has whole tiles of rows, and as long
+    as the rows that one slot has in a call are either whole blocks, or fewer than a block and of what is left after
+    the last whole block: attention goes another way for blocks.
     """
 
     slot: int

@@ -1,7 +1,8 @@
 """Prompts into KV cells: which pieces of which prompts go into the next call, and what need not be computed at all.
 
-A prompt is cut at multiples of a block. A call takes pieces with as many rows each, of as many prompts as there is
-room for, those in neighbouring slots in one pass; no cut and no company changes a bit (`worker.engine.model.Piece`).
+A prompt is cut at multiples of a block. A call takes as many blocks of each of some prompts; or the ends (what is left
+after the last whole block) of prompts in neighbouring slots, padded so that all rows together are whole tiles. No cut
+and no company changes a bit (`worker.engine.model.Piece`).
 
 Blocks that another prompt began with as well are computed once: taken from the store, or from the sequence that
 computes them now, for which the others wait. A sequence waits only for one that was admitted before it, so that
@@ -10,7 +11,8 @@ nobody waits in a circle; and what an urgent one waits for is as urgent. Knows s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,11 @@ from worker.engine.model import Piece
 from worker.engine.prefix import Key, PrefixStore, block_keys
 from worker.engine.sampling import Row
 from worker.engine.sequence import Sequence as Running
+
+_WINDOWS = (8, 4, 2)
+"""How many ends of prompts may be prefilled together: numbers that a tile's rows can be shared by."""
+_LONG_TOKENS = 512
+"""From this position on a prompt's end is padded to a whole block: part of the rule that decides the bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +43,7 @@ class Prefiller:
     def __init__(self, model: Any, store: PrefixStore) -> None:
         self._model = model
         self._store = store
-        self._tile = model.options.tile_rows
+        self._tile: int = model.options.tile_rows
         self._owners: dict[Key, Running] = {}
 
     def enter(self, sequence: Running) -> None:
@@ -61,20 +68,91 @@ class Prefiller:
 
         None: nothing can be done with so little room. What is whole without a call comes back with 0 rows.
         """
-        chosen: dict[Running, Piece] = {}
+        ready: dict[Running, None] = {}
         for waiting in sequences:
             sequence = self._first_to_run(waiting)
             if not sequence.prefilling:
                 return Prefilled(0, [sequence], None)
-            rows = next(iter(chosen.values())).rows if chosen else None
-            piece = None if sequence in chosen else self._piece(sequence, room, rows)
-            if piece is None:
-                continue
-            chosen[sequence] = piece
-            room -= piece.rows
-            if not sequence.joins or self._wants_row(sequence, piece):
+            ready[sequence] = None
+        for lead in ready:
+            pieces = self._pieces(lead, list(ready), room)
+            if pieces:
+                return self._run(lead, pieces, {sequence.slot: sequence for sequence in ready})
+        return None
+
+    def _run(self, lead: Running, pieces: Sequence[Piece], by_slot: Mapping[int, Running]) -> Prefilled:
+        row = self._model.prefill(pieces, output_last=self._wants_row(lead, pieces[0]))
+        done = [by_slot[piece.slot] for piece in pieces]
+        for sequence, piece in zip(done, pieces, strict=True):
+            sequence.position += len(piece.tokens)
+        return Prefilled(
+            sum(piece.rows for piece in pieces), [sequence for sequence in done if not sequence.prefilling], row
+        )
+
+    # -- who shares a call
+
+    def _pieces(self, lead: Running, ready: Sequence[Running], room: int) -> Sequence[Piece]:
+        """The pieces of a call that `lead` is part of; none if it does not fit into `room` rows."""
+        num_left = self._num_blocks_left(lead)
+        if num_left:
+            num = min(num_left, room // lead.block) if lead.joins else 1
+            return self._block_pieces(lead, ready, num, room) if 0 < num * lead.block <= room else ()
+        window = self._best_window(lead, ready, room)
+        if window:
+            rows = self._rows_in(window)
+            return [_piece(sequence, rows) for sequence in window]
+        rows = self._rows_alone(lead)
+        return [_piece(lead, rows)] if rows <= room else ()
+
+    def _block_pieces(self, lead: Running, ready: Sequence[Running], num: int, room: int) -> Sequence[Piece]:
+        """`num` blocks of `lead`, and as many of each of the others that fit in."""
+        rows = num * lead.block
+        pieces = [_piece(lead, rows)]
+        if not lead.joins or self._wants_row(lead, pieces[0]):
+            return pieces
+        for sequence in ready:
+            if (len(pieces) + 1) * rows > room:
                 break
-        return self._run(chosen) if chosen else None
+            if sequence is not lead and sequence.joins and self._num_blocks_left(sequence) >= num:
+                piece = _piece(sequence, rows)
+                if not self._wants_row(sequence, piece):
+                    pieces.append(piece)
+        return sorted(pieces)
+
+    def _best_window(self, lead: Running, ready: Sequence[Running], room: int) -> Sequence[Running]:
+        """Ends of prompts in neighbouring slots that fill whole tiles together with less padding than one by one."""
+        ends = {s.slot: s for s in ready if s.joins and s.row_class == "tile" and not self._num_blocks_left(s)}
+        best: Sequence[Running] = ()
+        least = 1.0
+        for size in _WINDOWS:
+            for first in range(lead.slot - size + 1, lead.slot + 1):
+                window = [ends[slot] for slot in range(first, first + size) if slot in ends]
+                if len(window) < size or lead not in window:
+                    continue
+                rows = self._rows_in(window)
+                part = size * rows / sum(map(self._rows_alone, window))
+                if rows < lead.block and size * rows <= room and part < least:
+                    best, least = window, part
+        return best
+
+    def _rows_in(self, window: Sequence[Running]) -> int:
+        """Rows for each of some ends of prompts, so that all together are whole tiles."""
+        share = self._tile // math.gcd(self._tile, len(window))
+        return -(-max(map(_num_left, window)) // share) * share
+
+    def _rows_alone(self, sequence: Running) -> int:
+        """Rows for the next part of a prompt's end in a call of its own: whole tiles, and never a whole block."""
+        most = max(sequence.block - self._tile, self._tile)
+        return min(-(-_num_left(sequence) // self._tile) * self._tile, most)
+
+    def _num_blocks_left(self, sequence: Running) -> int:
+        """Blocks still to compute; with the padded end of a long prompt, for which attention is quicker that way."""
+        end, block = sequence.prefill_end, sequence.block
+        last = end // block if end // block * block < _LONG_TOKENS else -(-end // block)
+        return last - sequence.position // block
+
+    def _wants_row(self, sequence: Running, piece: Piece) -> bool:
+        return sequence.row_class == "lone" and piece.start + len(piece.tokens) == sequence.prefill_end
 
     def keep_known(self, sequence: Running) -> None:
         """A prompt is whole: keep those of its blocks that came before in another prompt, for they will come again."""
@@ -85,34 +163,6 @@ class Prefiller:
     @property
     def _shares(self) -> bool:
         return self._store.max_bytes > 0
-
-    def _run(self, chosen: dict[Running, Piece]) -> Prefilled:
-        first = next(iter(chosen))
-        wants_row = self._wants_row(first, chosen[first])
-        row = self._model.prefill(sorted(chosen.values()), output_last=wants_row)
-        for sequence, piece in chosen.items():
-            sequence.position += len(piece.tokens)
-        whole = [sequence for sequence in chosen if not sequence.prefilling]
-        return Prefilled(sum(piece.rows for piece in chosen.values()), whole, row)
-
-    def _piece(self, sequence: Running, room: int, rows: int | None) -> Piece | None:
-        """The next piece of a prompt: at most `room` rows, and `rows` exactly where others have chosen."""
-        block, start = sequence.block, sequence.position
-        blocks_left = sequence.prefill_end // block - start // block
-        if blocks_left:
-            num = min(blocks_left, (rows or room) // block) if sequence.joins else 1
-            size = needed = num * block
-        else:
-            size = sequence.prefill_end - start
-            needed = -(-size // self._tile) * self._tile
-        if not size or needed > room or (rows is not None and needed != rows):
-            return None
-        piece = Piece(sequence.slot, start, sequence.request.prompt.token_ids[start : start + size], needed)
-        beside_others = rows is not None and (not sequence.joins or self._wants_row(sequence, piece))
-        return None if beside_others else piece
-
-    def _wants_row(self, sequence: Running, piece: Piece) -> bool:
-        return sequence.row_class == "lone" and piece.start + len(piece.tokens) == sequence.prefill_end
 
     # -- what need not be computed
 
@@ -147,6 +197,16 @@ class Prefiller:
         before = self._store.num_kept(keys)
         self._store.keep(keys, self._model.save(owner.slot), owner.block)
         return self._store.num_kept(keys) > before
+
+
+def _num_left(sequence: Running) -> int:
+    return sequence.prefill_end - sequence.position
+
+
+def _piece(sequence: Running, rows: int) -> Piece:
+    start = sequence.position
+    end = min(start + rows, sequence.prefill_end)
+    return Piece(sequence.slot, start, sequence.request.prompt.token_ids[start:end], rows)
 
 
 def _num_common(ones: Sequence[Key], others: Sequence[Key]) -> int:

@@ -51,6 +51,7 @@ class PrefixStore:
         self.counts = PrefixCounts()
         self._blocks: OrderedDict[Key, Block] = OrderedDict()
         self._layout: Layout | None = None
+        self._joined: tuple[Key, Bytes] | None = None
         self._seen: OrderedDict[Key, None] = OrderedDict()
 
     def __len__(self) -> int:
@@ -89,11 +90,13 @@ class PrefixStore:
         self._shrink()
 
     def state_of(self, keys: Sequence[Key]) -> Bytes:
-        """A saved sequence with these blocks, all of which are here."""
+        """A saved sequence with these blocks, all of which are here. The last one asked for is kept in one piece."""
         if self._layout is None:
             raise LookupError("nothing is kept")
         self._touch(keys)
-        return join(self._layout, [self._blocks[key] for key in keys])
+        if self._joined is None or self._joined[0] != keys[-1]:
+            self._joined = keys[-1], join(self._layout, [self._blocks[key] for key in keys])
+        return self._joined[1]
 
     def limit_to(self, max_bytes: int) -> None:
         """Hold at most so many bytes from now on: what was used longest ago goes until it fits."""
@@ -105,6 +108,7 @@ class PrefixStore:
             _, block = self._blocks.popitem(last=False)
             self.num_bytes -= block.num_bytes
             self.counts.num_evicted_blocks += 1
+            self._joined = None
 
     def _touch(self, keys: Sequence[Key]) -> None:
         """The first block last, so that it is the freshest: a block without those before it is worth nothing."""

@@ -8,6 +8,7 @@ slot.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,7 +74,8 @@ def _fill(model: Model, prompts: Sequence[Sequence[int]], first_slot: int, *, wh
     start = 0
     while start < length:
         size = min((length - start) // block * block, most) or length - start
-        rows = -(-size // tile) * tile
+        share = tile // math.gcd(tile, len(prompts))  # of each, so that all together have whole tiles
+        rows = -(-size // share) * share
         model.prefill([Piece(first_slot + i, start, p[start : start + size], rows) for i, p in enumerate(prompts)])
         start += size
     return [_Probe(prompt, first_slot + index, length) for index, prompt in enumerate(prompts)]
