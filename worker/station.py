@@ -106,7 +106,10 @@ class Station:
         self._results = ResultWriter(self._store)
         self._broadcaster = Broadcaster(events, settings.event_interval_seconds)
         self._engine = Engine(
-            loaded.model, on_text=self._broadcaster.deltas, sampling_threads=sampling_threads(settings)
+            loaded.model,
+            on_text=self._broadcaster.deltas,
+            sampling_threads=sampling_threads(settings),
+            spare_cell_bytes=loaded.spare_cell_bytes,
         )
         self._cancels = CancelListener(
             open_redis(settings.resolved_redis_url), CANCEL_CHANNEL, self._leases.cancel, self._leases.renew_soon
@@ -230,7 +233,7 @@ class Station:
             stats.slots,
             stats.busy_slots,
             stats.tokens_per_second,
-            {"waiting": stats.waiting, "draining": self.draining},
+            {"waiting": stats.waiting, "draining": self.draining, **stats.details},
         )
 
     def _leave_note(self, callback: Any) -> None:

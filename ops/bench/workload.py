@@ -15,7 +15,7 @@ _WORDS = "ice river stone moon winter light road house green night water long co
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One job: a raw prompt (a word is a token), and how many tokens to complete. `end_bias`: end tokens banned."""
+    """One job: a raw prompt (a word is a token), and how many tokens to complete."""
 
     prompt: str
     max_tokens: int

@@ -67,6 +67,8 @@ class ModelOptions:
     kv_type: Literal["f16", "q8_0"] = "f16"
     flash_attention: bool = True
     gpu_layers: int = 0
+    main_gpu: int = 0
+    tensor_split: tuple[float, ...] = ()
 
     @property
     def tile_slots(self) -> int:
@@ -153,8 +155,10 @@ class Model:
         """All of this model and machine that decides the bits of a text, but for the file's hash and the row class."""
         options = asdict(self.options)
         kept = ("chunk_tokens", "block_tokens", "tile_rows", "kv_type", "flash_attention", "gpu_layers")
+        split = {"tensor_split": list(self.options.tensor_split)} if self.options.tensor_split else {}
         return {
             **{name: options[name] for name in kept},
+            **split,
             "llama_cpp": llama_cpp.llama_version().decode(),
             "system": llama_cpp.llama_print_system_info().decode().strip(),
             "threads": self.options.threads or num_threads(),
@@ -351,6 +355,10 @@ class _StepBatch:
 def _load_weights(path: Path, options: ModelOptions, on_progress: Callable[[float], None] | None) -> Any:
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = options.gpu_layers
+    params.main_gpu = options.main_gpu
+    parts = (ctypes.c_float * llama_cpp.llama_max_devices())(*options.tensor_split)
+    if options.tensor_split:
+        params.tensor_split = parts
 
     def report(part: float, _user_data: ctypes.c_void_p) -> bool:
         if on_progress is not None:
