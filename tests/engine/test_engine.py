@@ -58,31 +58,34 @@ def test_a_sequence_has_the_same_tokens_alone_and_in_any_company(running: Runnin
     assert [c.token_ids for c in beside[6:18]] == alone[::-1]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_random_arrivals_cancels_and_lengths_leave_every_other_sequence_untouched(
+def test_random_arrivals_cancels_stops_pauses_and_lengths_leave_every_other_sequence_untouched(
     running: Running, data: st.DataObject
 ) -> None:
-    plans = data.draw(
-        st.lists(
-            st.tuples(st.integers(0, 4), st.sampled_from([2, 20, 70]), st.integers(1, 15), st.booleans()),
-            min_size=1,
-            max_size=24,
-        )
+    """Lengths below, at and above a block's; beginnings shared; urgent ones that pause others; cells all given back."""
+    plan = st.tuples(
+        st.integers(0, 4),
+        st.sampled_from([1, 2, 20, 64, 65, 120, 130]),
+        st.integers(1, 15),
+        st.sampled_from(["keep", "keep", "cancel", "stop"]),
+        st.booleans(),
     )
+    plans = data.draw(st.lists(plan, min_size=1, max_size=36))
     with running() as engine:
         started = []
-        for seed, length, max_tokens, cancel in plans:
-            each = request(seed, length, max_tokens, row_class="tile", interactive=False)
+        for seed, length, max_tokens, fate, urgent in plans:
+            stop = ("e", "a") if fate == "stop" else ()
+            each = request(seed, length, max_tokens, row_class="tile", interactive=urgent, stop=stop)
             generation = engine.submit(each)
-            started.append((each, generation, cancel))
-            if cancel:
+            started.append((each, generation, fate))
+            if fate == "cancel":
                 generation.cancel()
-        completions = [(each, ended(generation), cancel) for each, generation, cancel in started]
-    for each, completion, cancel in completions:
+        completions = [(each, ended(generation), fate) for each, generation, fate in started]
+    for each, completion, fate in completions:
         reference = tokens_alone(running, each)
         assert completion.token_ids == reference[: len(completion.token_ids)]
-        assert cancel or len(completion.token_ids) == each.max_tokens
+        assert fate != "keep" or len(completion.token_ids) == each.max_tokens
 
 
 _alone: dict[tuple[int, int], tuple[int, ...]] = {}
