@@ -45,6 +45,10 @@ app.command(
     rich_help_panel=LOOK,  # every word is its own, `--help` too
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )(role_commands.chaos)
+app.command(
+    rich_help_panel=LOOK,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)(role_commands.bench)
 
 
 @app.callback(invoke_without_command=True)

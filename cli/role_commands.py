@@ -73,6 +73,11 @@ def chaos(words: typer.Context) -> None:
     become("chaos", *words.args)
 
 
+def bench(words: typer.Context) -> None:
+    """Measure the engine beside llama-server and the raw calls, or propose settings. See `penstock bench --help`."""
+    become("bench", *words.args)
+
+
 @model_app.command("pull")
 def pull(name: ModelName = None) -> None:
     """Fetch a model, with a progress bar. Without NAME: the one in PENSTOCK_MODEL."""

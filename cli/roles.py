@@ -24,6 +24,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "worker": ("worker",),
     "dispatcher": ("jobs.dispatcher",),
     "audit": ("jobs.audit",),
+    "bench": ("ops.bench",),
     "chaos": ("ops.chaos",),
     "requeue": ("jobs.admin", "requeue"),
     "migrate": ("jobs.database", "migrate"),

@@ -66,8 +66,8 @@ class Settings(BaseSettings):
         default=None,
         description="Context of one slot; none: what the model was trained for and memory allows.",
     )
-    chunk_tokens: Annotated[int, Field(ge=16, le=8192)] = Field(
-        default=256, description="Prompt tokens of one prefill call; part of the recipe."
+    chunk_tokens: Annotated[int, Field(ge=64, le=8192)] = Field(
+        default=256, description="Prompt tokens prefilled between two tokens of what is written; part of the recipe."
     )
     tile_rows: Annotated[int, Field(ge=1, le=64)] = Field(
         default=16, description="Decode calls are padded to a multiple of this many rows; part of the recipe."
@@ -76,6 +76,16 @@ class Settings(BaseSettings):
     kv_type: Literal["f16", "q8_0"] = "f16"
     flash_attention: bool = True
     gpu_layers: int = Field(default=0, description="Layers on the GPU; -1 means all of them.")
+    main_gpu: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="The GPU that holds the model, or the small parts of one that is split."
+    )
+    tensor_split: Annotated[tuple[float, ...], NoDecode] = Field(
+        default=(), description="Parts of the model on each GPU, as in 3,1; none: llama.cpp decides by free memory."
+    )
+    spare_cells_mib: Annotated[int, Field(ge=0)] = Field(
+        default=512,
+        description="Memory for cells outside the slots: shared beginnings of prompts, and paused sequences. 0: off.",
+    )
     reserve_slots: Annotated[int, Field(ge=0)] = Field(
         default=2, description="Lanes beside the slots, for interactive jobs: each is decoded by itself, at full speed."
     )
@@ -112,6 +122,11 @@ class Settings(BaseSettings):
     flower_basic_auth: str = ""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("tensor_split", mode="before")
+    @classmethod
+    def _split_parts(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("api_keys", mode="before")
     @classmethod

@@ -23,12 +23,13 @@ MAX_SAMPLING_THREADS = 4
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A model ready to run. `recipe`: all that decides a text but prompt, seed and row class. `proofs`: which row
-    classes are exact here."""
+    classes are exact here. `spare_cell_bytes`: memory for cells outside the slots."""
 
     source: ModelSource
     model: Model
     recipe: Mapping[str, Any]
     proofs: Proofs
+    spare_cell_bytes: int
 
 
 def options_of(settings: Settings) -> ModelOptions:
@@ -43,6 +44,8 @@ def options_of(settings: Settings) -> ModelOptions:
         kv_type=settings.kv_type,
         flash_attention=settings.flash_attention,
         gpu_layers=settings.gpu_layers,
+        main_gpu=settings.main_gpu,
+        tensor_split=settings.tensor_split,
     )
 
 
@@ -51,10 +54,17 @@ def sampling_threads(settings: Settings) -> int:
     return min(settings.threads or num_threads(), MAX_SAMPLING_THREADS)
 
 
+def spare_cell_bytes(settings: Settings, available: int) -> int:
+    """Memory for cells outside the slots: what was asked for, and never more than an eighth of what is free."""
+    return min(settings.spare_cells_mib * 2**20, available // 8)
+
+
 def load(settings: Settings) -> Loaded:
     """Resolve and load `settings.model`. Raises ModelUnavailable, in one line for a person."""
     source = resolve(settings)
-    options = fit(read_header(source.path), source.path.stat().st_size, options_of(settings))
+    free = available_bytes()
+    spare = spare_cell_bytes(settings, free)
+    options = fit(read_header(source.path), source.path.stat().st_size, options_of(settings), free - spare)
     meter, report = loading(f"Loading {source.name}")
     try:
         with meter:
@@ -62,7 +72,7 @@ def load(settings: Settings) -> Loaded:
     except ModelLoadError as error:
         raise ModelUnavailable(error.code, f"{source.name} cannot be loaded: {error}.") from error
     recipe = {**model.recipe, "model_sha256": source.sha256}
-    return Loaded(source, model, recipe, proven(model, recipe, settings.home))
+    return Loaded(source, model, recipe, proven(model, recipe, settings.home), spare)
 
 
 def fit(header: Header, file_bytes: int, options: ModelOptions, available: int | None = None) -> ModelOptions:

@@ -1,4 +1,4 @@
-"""Which row classes are exact on this machine: proven once for a recipe, remembered in the home folder."""
+"""What is exact on this machine, row classes and blocks: proven once for a recipe, remembered in the home folder."""
 
 from __future__ import annotations
 
@@ -15,25 +15,36 @@ from worker.engine.probe import prove
 logger = logging.getLogger("penstock.proof")
 
 Proofs = Mapping[RowClass, bool]
+ROW_CLASSES: tuple[RowClass, ...] = ("tile", "lone")
 
 
 class ExactUnavailable(ValueError):
     """An exact job was asked for, and no row class is proven here."""
 
 
-def proven(model: Model, recipe: Mapping[str, object], home: Path, probe: Callable[[Model], Proofs] = prove) -> Proofs:
-    """The proofs for this recipe and these slots, from the note of an earlier start or by probing now."""
+def proven(
+    model: Model,
+    recipe: Mapping[str, object],
+    home: Path,
+    probe: Callable[[Model], Mapping[str, bool]] = prove,
+) -> Proofs:
+    """The proofs of the row classes for this recipe and these slots, from the note of an earlier start or by probing
+    now. The model is told whether prompts may be prefilled together."""
     shape = {"tile_slots": model.tile_slots, "num_slots": model.num_slots}
     note = home / "proofs" / f"{recipe_id({**recipe, **shape})}.json"
     try:
-        known: Proofs = json.loads(note.read_text())
+        known: Mapping[str, bool] = json.loads(note.read_text())
     except (OSError, ValueError):
         known = probe(model)
         _remember(note, known)
-    for row_class, holds in known.items():
+    model.blocks_are_exact = known.get("blocks", False)
+    if not model.blocks_are_exact:
+        logger.warning("Prompts prefilled together are not exact on this machine: exact jobs are prefilled alone.")
+    proofs: dict[RowClass, bool] = {name: known[name] for name in ROW_CLASSES if name in known}
+    for row_class, holds in proofs.items():
         if not holds:
             logger.warning("The row class %r is not exact on this machine: its texts may not replay.", row_class)
-    return known
+    return proofs
 
 
 def class_for(exact: bool | None, proofs: Proofs) -> RowClass | None:
@@ -46,7 +57,7 @@ def class_for(exact: bool | None, proofs: Proofs) -> RowClass | None:
     raise ExactUnavailable("exact: no row class is exact on this worker's machine")
 
 
-def _remember(note: Path, proofs: Proofs) -> None:
+def _remember(note: Path, proofs: Mapping[str, bool]) -> None:
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(proofs))

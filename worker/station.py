@@ -159,8 +159,12 @@ class Station:
         )
 
     def _make_engine(self, loaded: Loaded) -> Engine:
-        threads = sampling_threads(self.settings)
-        return Engine(loaded.model, on_text=self._broadcaster.deltas, sampling_threads=threads)
+        return Engine(
+            loaded.model,
+            on_text=self._broadcaster.deltas,
+            sampling_threads=sampling_threads(self.settings),
+            spare_cell_bytes=loaded.spare_cell_bytes,
+        )
 
     def _hang_into(self, controller: Any) -> None:
         pool = controller.pool
@@ -253,7 +257,7 @@ class Station:
             stats.slots,
             stats.busy_slots,
             stats.tokens_per_second,
-            {"waiting": stats.waiting, "draining": self.draining},
+            {"waiting": stats.waiting, "draining": self.draining, **stats.details},
         )
 
     def _catch_up(self) -> None:

@@ -224,6 +224,7 @@ def build_request(job: ClaimedJob, vocabulary: Encodes, proofs: Proofs) -> Reque
         deadline=None if left is None else time.monotonic() + left,
         row_class=_row_class(job, knobs, proofs),
         interactive=job.priority == Priority.INTERACTIVE,
+        exact=knobs.exact is not False,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 END_TOKENS = (2, 32000, 32007)
@@ -22,9 +22,59 @@ class Work:
     seed: int
 
 
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Jobs of one kind, and the context that the longest of them needs in a slot."""
+
+    name: str
+    title: str
+    work: Sequence[Work]
+
+    @property
+    def context_tokens(self) -> int:
+        longest = max(len(job.prompt.split()) + 8 + job.max_tokens for job in self.work)
+        return -(-longest // 256) * 256
+
+
+def _words(rng: random.Random, count: int) -> str:
+    return " ".join(rng.choices(_WORDS.split(), k=count))
+
+
 def short_chats(count: int, *, prompt_tokens: int = 55, max_tokens: int = 64) -> Sequence[Work]:
     """`count` jobs of one length: many short questions at once."""
     rng = random.Random(0)
-    words = _WORDS.split()
-    prompts = [" ".join(rng.choices(words, k=prompt_tokens - 1)) for _ in range(count)]
-    return [Work(prompt, max_tokens, index) for index, prompt in enumerate(prompts)]
+    return [Work(_words(rng, prompt_tokens - 1), max_tokens, seed) for seed in range(count)]
+
+
+def long_prompts(count: int) -> Sequence[Work]:
+    """Much to read and little to say: 900 + 32 tokens."""
+    return short_chats(count, prompt_tokens=900, max_tokens=32)
+
+
+def shared_prefix(count: int) -> Sequence[Work]:
+    """The same 400 tokens before 30 own ones, 30 to complete."""
+    rng = random.Random(1)
+    system = _words(rng, 399)
+    return [Work(f"{system} {_words(rng, 30)}", 30, seed) for seed in range(count)]
+
+
+def mixed_lengths(count: int) -> Sequence[Work]:
+    """Prompts of 10 to 1,500 tokens (most of them short), outputs of 5 to 200."""
+    rng = random.Random(2)
+    lengths = [round(10 * 150 ** rng.random()) for _ in range(count)]
+    return [Work(_words(rng, length - 1), rng.randint(5, 200), seed) for seed, length in enumerate(lengths)]
+
+
+_MAKERS: Mapping[str, tuple[str, Callable[[int], Sequence[Work]]]] = {
+    "short": ("short chats, 55 + 64 tokens", short_chats),
+    "long": ("long prompts, 900 + 32 tokens", long_prompts),
+    "shared": ("400 tokens shared, 30 + 30 own", shared_prefix),
+    "mixed": ("prompts of 10 to 1,500 tokens, outputs of 5 to 200", mixed_lengths),
+}
+NAMES = tuple(_MAKERS)
+
+
+def workload(name: str, count: int) -> Workload:
+    """The workload of that name, with `count` jobs."""
+    title, make = _MAKERS[name]
+    return Workload(name, title, make(count))

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tests.engine.conftest import Running
 from worker.engine.engine import Engine, EngineStopped
 from worker.engine.generation import Completion, Generation, Prompt, Request, RowClass, Sampling, TextDelta
-from worker.engine.model import Model, Row
+from worker.engine.model import Model, Piece
+from worker.engine.sampling import Row
 
 WAIT_SECONDS = 60.0
 END_TOKENS = (2, 32000, 32007)
@@ -57,31 +58,34 @@ def test_a_sequence_has_the_same_tokens_alone_and_in_any_company(running: Runnin
     assert [c.token_ids for c in beside[6:18]] == alone[::-1]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_random_arrivals_cancels_and_lengths_leave_every_other_sequence_untouched(
+def test_random_arrivals_cancels_stops_pauses_and_lengths_leave_every_other_sequence_untouched(
     running: Running, data: st.DataObject
 ) -> None:
-    plans = data.draw(
-        st.lists(
-            st.tuples(st.integers(0, 4), st.sampled_from([2, 20, 70]), st.integers(1, 15), st.booleans()),
-            min_size=1,
-            max_size=24,
-        )
+    """Lengths below, at and above a block's; beginnings shared; urgent ones that pause others; cells all given back."""
+    plan = st.tuples(
+        st.integers(0, 4),
+        st.sampled_from([1, 2, 20, 64, 65, 120, 130]),
+        st.integers(1, 15),
+        st.sampled_from(["keep", "keep", "cancel", "stop"]),
+        st.booleans(),
     )
+    plans = data.draw(st.lists(plan, min_size=1, max_size=36))
     with running() as engine:
         started = []
-        for seed, length, max_tokens, cancel in plans:
-            each = request(seed, length, max_tokens, row_class="tile", interactive=False)
+        for seed, length, max_tokens, fate, urgent in plans:
+            stop = ("e", "a") if fate == "stop" else ()
+            each = request(seed, length, max_tokens, row_class="tile", interactive=urgent, stop=stop)
             generation = engine.submit(each)
-            started.append((each, generation, cancel))
-            if cancel:
+            started.append((each, generation, fate))
+            if fate == "cancel":
                 generation.cancel()
-        completions = [(each, ended(generation), cancel) for each, generation, cancel in started]
-    for each, completion, cancel in completions:
+        completions = [(each, ended(generation), fate) for each, generation, fate in started]
+    for each, completion, fate in completions:
         reference = tokens_alone(running, each)
         assert completion.token_ids == reference[: len(completion.token_ids)]
-        assert cancel or len(completion.token_ids) == each.max_tokens
+        assert fate != "keep" or len(completion.token_ids) == each.max_tokens
 
 
 _alone: dict[tuple[int, int], tuple[int, ...]] = {}
@@ -191,7 +195,7 @@ def test_greedy_takes_the_likeliest_token_and_its_logprob_says_so(running: Runni
 def test_logprobs_equal_a_direct_computation(model: Model, running: Running) -> None:
     each = request(4, num_logprobs=0, row_class="lone", max_tokens=1)
     (completion,) = run_all(running, [each])
-    row = model.prefill(0, each.prompt.token_ids, 0, last=True)
+    row = model.prefill([Piece(0, 0, each.prompt.token_ids, 16)], output_last=True)
     assert row is not None
     logits = row.logits.astype(np.float64)
     model.forget(0)
@@ -307,4 +311,5 @@ def test_stats_count_slots_tokens_and_generations(running: Running) -> None:
         stats = engine.stats()
     assert (stats.num_generations, stats.num_completion_tokens) == (1, 5)
     assert stats.tokens_per_second > 0
-    assert stats.details == {"model": "tiny"}
+    assert stats.details["model"] == "tiny"
+    assert stats.details["num_prompt_tokens"] == 12

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from worker.engine.model import Model, ModelLoadError, ModelOptions
+from worker.engine.model import Model, ModelLoadError, ModelOptions, Piece
 from worker.engine.probe import prove
 
 
 def test_both_row_classes_are_proven_with_whole_tiles(model: Model) -> None:
-    assert prove(model) == {"tile": True, "lone": True}
+    assert prove(model) == {"tile": True, "lone": True, "blocks": True}
     assert [model.num_cells(slot) for slot in range(model.num_slots)] == [0] * model.num_slots
 
 
 def test_the_probe_sees_that_a_tile_of_one_row_is_not_exact(tiny_model_path: Path) -> None:
     unpadded = Model.load(tiny_model_path, ModelOptions(slots=16, tile_rows=1, lone_below=0, context_tokens=256))
     try:
-        assert prove(unpadded) == {"tile": False, "lone": True}
+        proven = prove(unpadded)
+        assert (proven["tile"], proven["lone"]) == (False, True)
     finally:
         unpadded.close()
 
@@ -47,5 +49,31 @@ def test_a_cut_off_file_is_refused_with_its_name(tiny_model_path: Path, tmp_path
 def test_the_recipe_names_all_that_decides_the_bits(model: Model) -> None:
     assert set(model.recipe) >= {
         "llama_cpp", "system", "threads", "kv_layout", "kv_type", "flash_attention",
-        "chunk_tokens", "tile_rows", "template_sha256", "sampler_chain",
+        "chunk_tokens", "block_tokens", "tile_rows", "template_sha256", "sampler_chain", "prefill", "numpy",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("chunk", "rows"), [(16, 64), (64, 64), (200, 192), (256, 256)])
+def test_a_chunk_is_whole_blocks_and_at_least_one(chunk: int, rows: int) -> None:
+    assert ModelOptions(chunk_tokens=chunk).chunk_rows == rows
+
+
+@pytest.mark.parametrize("length", [1, 15, 40, 64, 65, 100, 200])
+def test_a_prompt_has_the_same_cells_however_its_prefill_is_cut_and_shared(model: Model, length: int) -> None:
+    prompt = [(31 * n) % 30_000 + 300 for n in range(length)]
+    other = [(17 * n) % 30_000 + 300 for n in range(length)]
+    step = model.decode_lone
+    model.prefill([Piece(0, 0, prompt[:64], min(-(-length // 16) * 16, 64))])
+    for start in range(64, length, 64):
+        part = prompt[start : start + 64]
+        model.prefill([Piece(0, start, part, -(-len(part) // 16) * 16)])
+    alone = step(0, 7, length).logits.copy()
+    model.forget(0)
+    for start in range(0, length, 64):
+        mine, theirs = prompt[start : start + 64], other[start : start + 64]
+        rows = -(-len(mine) // 8) * 8
+        model.prefill([Piece(4, start, theirs, rows), Piece(5, start, mine, rows)])
+    shared = step(5, 7, length).logits.copy()
+    model.forget(4)
+    model.forget(5)
+    assert np.array_equal(alone, shared)

@@ -2,9 +2,10 @@
 
     submit ──> waiting ──admit──> slot: prefill in chunks ──> decode a token a step ──> end
 
-A step admits, ends what was cut, prefills (each prompt in calls of its own, at most a chunk's worth of tokens while
-others decode), decodes one token of every sequence, and hands the new text over. Nothing in a step lets one
-sequence's bits depend on another: that is what makes a stored generation replayable.
+A step admits, ends what was cut, prefills (at most a chunk of rows), decodes one token of every sequence, and hands
+the new text over. Nothing in a step lets one sequence's bits depend on another: that is what makes a stored
+generation replayable. An interactive request that finds no slot pauses the youngest other sequence between two
+tokens: its cells are copied aside, and back, bit for bit, when a slot is free.
 
 Knows requests and tokens; knows no jobs. `submit`, `stats` and `stop` may be called from any thread.
 """
@@ -18,12 +19,19 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Protocol
 
-from worker.engine.generation import Completion, EngineStats, Generation, Request, TextDelta
-from worker.engine.model import ModelOptions, Row, Sampler, TileRow
+from worker.engine.generation import Completion, EngineStats, Generation, Request, RowClass, TextDelta
+from worker.engine.model import ModelOptions, TileRow
+from worker.engine.prefill import Prefiller
+from worker.engine.prefix import PrefixStore
+from worker.engine.sampling import Row, Sampler
 from worker.engine.sequence import Sequence
 from worker.engine.slots import Slots
 
 RATE_WINDOW_SECONDS = 5.0
+IDLE_CHUNKS = 4
+"""Chunks that a step may spend on prompts while no sequence waits for its next token."""
+SPARE_CELL_BYTES = 512 * 1024 * 1024
+"""Memory for cells outside the slots, unless the caller says: those of paused sequences and of shared beginnings."""
 
 
 class EngineStopped(Exception):
@@ -38,11 +46,14 @@ class LoadedModel(Protocol):
     tile_slots: int
     num_slots: int
     vocabulary: Any
+    blocks_are_exact: bool
 
-    def prefill(self, slot: int, tokens: Any, start: int, *, last: bool) -> Row | None: ...
+    def prefill(self, pieces: Any, *, output_last: bool = False) -> Row | None: ...
     def decode_lone(self, slot: int, token: int, position: int) -> Row: ...
     def decode_tiles(self, rows: Any, first_slot: int) -> list[Row]: ...
     def forget(self, slot: int, start: int = 0) -> None: ...
+    def save(self, slot: int) -> Any: ...
+    def load_cells(self, slot: int, state: Any) -> None: ...
     def sampler(self, sampling: Any, prompt: Any) -> Sampler: ...
 
 
@@ -55,14 +66,19 @@ class Engine:
         *,
         on_text: Callable[[list[TextDelta]], None] | None = None,
         sampling_threads: int = 1,
+        spare_cell_bytes: int = SPARE_CELL_BYTES,
         details: Mapping[str, Any] | None = None,
     ) -> None:
         self._model = model
         self._on_text = on_text
         self._details = dict(details or {})
         options = model.options
-        self._chunk = options.chunk_tokens
+        self._chunk = options.chunk_rows
         self._slots = Slots(model.tile_slots, model.num_slots - model.tile_slots, options.tile_rows)
+        self._spare_bytes = spare_cell_bytes
+        self._prefixes = PrefixStore(spare_cell_bytes)
+        self._prefiller = Prefiller(model, self._prefixes)
+        self._paused: list[Sequence] = []
         self._waiting: dict[bool, deque[tuple[Generation, float]]] = {True: deque(), False: deque()}
         self._wake = threading.Condition()
         self._stopping: Literal["no", "draining", "now"] = "no"
@@ -71,7 +87,7 @@ class Engine:
         self._samplers = ThreadPoolExecutor(sampling_threads, "sampler") if sampling_threads > 1 else None
         self._num_sampling_threads = sampling_threads
         self._rate: deque[tuple[float, int]] = deque()
-        self._num_tokens = self._num_generations = 0
+        self._num_tokens = self._num_generations = self._num_admitted = self._num_pauses = self._num_moves = 0
         self.failure: BaseException | None = None
 
     def start(self) -> None:
@@ -104,8 +120,21 @@ class Engine:
             tokens_per_second=recent / RATE_WINDOW_SECONDS,
             num_completion_tokens=self._num_tokens,
             num_generations=self._num_generations,
-            details=self._details,
+            details={**self._details, **self._counts()},
         )
+
+    def _counts(self) -> dict[str, Any]:
+        prefixes, counts = self._prefixes, self._prefixes.counts
+        return {
+            "paused": len(self._paused),
+            "num_pauses": self._num_pauses,
+            "num_moves": self._num_moves,
+            "num_prompt_tokens": counts.num_prompt_tokens,
+            "num_reused_tokens": counts.num_reused_tokens,
+            "prefix_hit_rate": round(counts.num_reused_tokens / max(counts.num_prompt_tokens, 1), 4),
+            "prefix_bytes": prefixes.num_bytes,
+            "num_evicted_blocks": counts.num_evicted_blocks,
+        }
 
     def stop(self, drain_seconds: float = 0.0) -> None:
         """Take no more; let what runs finish for `drain_seconds`, then interrupt it. Returns when all has ended.
@@ -121,8 +150,9 @@ class Engine:
 
     def step(self) -> None:
         """One turn: every sequence that decodes gets one token."""
-        self._admit()
         self._end_cut()
+        self._admit()
+        self._close_ranks()
         self._prefill()
         self._decode()
         self._hand_over()
@@ -138,13 +168,17 @@ class Engine:
             if self._samplers is not None:
                 self._samplers.shutdown()
 
+    @property
+    def _has_work(self) -> bool:
+        return bool(len(self._slots) or self._paused or any(self._waiting.values()))
+
     def _wait_for_work(self) -> bool:
         with self._wake:
             while True:
                 if self._stopping != "no":
                     self._interrupt_for_stop()
-                    return bool(len(self._slots) or any(self._waiting.values()))
-                if len(self._slots) or any(self._waiting.values()):
+                    return self._has_work
+                if self._has_work:
                     return True
                 self._wake.wait()
 
@@ -154,31 +188,90 @@ class Engine:
             for generation, _ in queue:
                 generation.interrupt()
         if self._stopping == "now" or time.monotonic() >= self._drain_until:
-            for sequence in self._slots:
+            for sequence in [*self._slots, *self._paused]:
                 sequence.generation.interrupt()
 
+    # -- who runs
+
     def _admit(self) -> None:
-        for interactive in (True, False):
-            queue = self._waiting[interactive]
-            for _ in range(len(queue)):
-                generation, submitted = queue.popleft()
-                if self._cut_reason(generation) is not None:
-                    self._end_unstarted(generation, submitted)
-                    continue
-                row_class = self._slots.class_for(generation.request.row_class, interactive=interactive)
-                if row_class is None:
-                    queue.appendleft((generation, submitted))
-                    break
-                try:
-                    sampler = self._model.sampler(generation.request.sampling, generation.request.prompt.token_ids)
-                except ValueError as error:
-                    self._end_unstarted(generation, submitted, str(error))
-                    continue
-                slot = self._slots.take(row_class)
-                self._slots.seat(Sequence(generation, slot, row_class, sampler, submitted))
+        """Interactive requests first, then what was paused, then the rest: each in the order it came."""
+        self._admit_from(self._waiting[True])
+        while self._paused and self._slots.class_for("tile", interactive=False):
+            self._resume(self._paused.pop(0))
+        if not self._paused:
+            self._admit_from(self._waiting[False])
+
+    def _admit_from(self, queue: deque[tuple[Generation, float]]) -> None:
+        for _ in range(len(queue)):
+            generation, submitted = queue.popleft()
+            if self._cut_reason(generation) is not None:
+                self._end_unstarted(generation, submitted)
+                continue
+            row_class = self._class_for(generation.request)
+            if row_class is None:
+                queue.appendleft((generation, submitted))
+                return
+            try:
+                sampler = self._model.sampler(generation.request.sampling, generation.request.prompt.token_ids)
+            except ValueError as error:
+                self._end_unstarted(generation, submitted, str(error))
+                continue
+            self._num_admitted += 1
+            slot = self._slots.take(row_class)
+            sequence = Sequence(generation, slot, row_class, sampler, submitted=submitted, serial=self._num_admitted)
+            self._slots.seat(sequence)
+            self._prefiller.enter(sequence)
+
+    def _class_for(self, request: Request) -> RowClass | None:
+        """The class of the slot a request may have now; an interactive one has another sequence paused for it."""
+        found = self._slots.class_for(request.row_class, interactive=request.interactive)
+        if found is None and request.interactive and request.row_class != "lone" and self._pause_youngest():
+            return self._slots.class_for(request.row_class, interactive=True)
+        return found
+
+    def _pause_youngest(self) -> bool:
+        """Free the tile slot of the batch sequence admitted last. False: there is none, or no memory for its cells."""
+        others = [s for s in self._slots if s.row_class == "tile" and not s.request.interactive]
+        if not others:
+            return False
+        youngest = max(others, key=lambda sequence: sequence.serial)
+        youngest.saved = self._model.save(youngest.slot) if youngest.position else None
+        left = self._spare_bytes - sum(map(_saved_bytes, [*self._paused, youngest]))
+        if left < 0:
+            youngest.saved = None
+            return False
+        self._prefixes.limit_to(left)
+        self._vacate(youngest)
+        self._paused = sorted([*self._paused, youngest], key=lambda sequence: sequence.serial)
+        self._num_pauses += 1
+        return True
+
+    def _resume(self, sequence: Sequence) -> None:
+        sequence.slot = self._slots.take("tile")
+        if sequence.saved is not None:
+            self._model.load_cells(sequence.slot, sequence.saved)
+            sequence.saved = None
+        self._slots.seat(sequence)
+        self._prefixes.limit_to(self._spare_bytes - sum(map(_saved_bytes, self._paused)))
+
+    def _vacate(self, sequence: Sequence) -> None:
+        self._prefiller.leave(sequence)
+        self._model.forget(sequence.slot)
+        self._slots.give_back(sequence.slot)
+
+    def _close_ranks(self) -> None:
+        """Nobody waits, and fewer tiles would do: move the sequences of the last ones down, a copy of cells each."""
+        while not self._paused and not any(self._waiting.values()) and self._slots.num_spare_tiles() > 0:
+            sequence = self._slots.at(self._slots.highest_tile_slot())
+            state = self._model.save(sequence.slot) if sequence.position else None
+            self._model.forget(sequence.slot)
+            self._slots.give_back(sequence.slot)
+            sequence.saved = state
+            self._resume(sequence)
+            self._num_moves += 1
 
     def _end_cut(self) -> None:
-        for sequence in self._slots:
+        for sequence in [*self._slots, *self._paused]:
             reason = self._cut_reason(sequence.generation)
             if reason is not None:
                 sequence.finish_reason = reason
@@ -191,20 +284,23 @@ class Engine:
         return generation.cut
 
     def _prefill(self) -> None:
-        """Prefill prompts, interactive ones first, for a chunk's worth of tokens."""
-        room = self._chunk
-        waiting = [sequence for sequence in self._slots if sequence.prefilling]
-        for sequence in sorted(waiting, key=lambda s: not s.request.interactive):
-            chunk = sequence.next_chunk(self._chunk)
-            if len(chunk) > room and room < self._chunk:
+        """Prefill prompts, interactive ones first: a chunk of rows, or some more while nobody waits for a token."""
+        speaking = any(sequence.begun for sequence in self._slots)
+        room = self._chunk if speaking else self._chunk * IDLE_CHUNKS
+        while room > 0:
+            waiting = [sequence for sequence in self._slots if not sequence.begun]
+            waiting.sort(key=lambda sequence: (not sequence.request.interactive, sequence.serial))
+            done = self._prefiller.call(waiting, min(room, self._chunk))
+            if done is None:
                 return
-            last = sequence.position + len(chunk) == len(sequence.request.prompt.token_ids)
-            row = self._model.prefill(sequence.slot, chunk, sequence.position, last=last)
-            sequence.position += len(chunk)
-            room -= len(chunk)
-            if row is not None:
+            room -= done.rows
+            for sequence in done.whole:
                 sequence.mark_prefilled()
-                self._sample([(sequence, row)])
+                if done.row is not None:
+                    self._sample([(sequence, done.row)])
+                self._prefiller.keep_known(sequence)
+            if self._waiting[True] or any(sequence.request.interactive for sequence in done.whole):
+                return
 
     def _decode(self) -> None:
         for run in self._slots.tile_runs():
@@ -253,8 +349,11 @@ class Engine:
         delta = sequence.drain_text()
         if delta is not None and self._on_text is not None:
             self._on_text([delta])
-        self._model.forget(sequence.slot)
-        self._slots.give_back(sequence.slot)
+        if sequence in self._paused:
+            self._paused.remove(sequence)
+            sequence.saved = None
+        else:
+            self._vacate(sequence)
         sequence.sampler.close()
         self._num_generations += 1
         sequence.generation.end(sequence.completion(error))
@@ -278,7 +377,7 @@ class Engine:
             waiting = [entry for queue in self._waiting.values() for entry in queue]
             for queue in self._waiting.values():
                 queue.clear()
-        for sequence in self._slots:
+        for sequence in [*self._slots, *self._paused]:
             sequence.finish_reason = reason
             sequence.generation.end(sequence.completion(error))
         for generation, submitted in waiting:
@@ -290,6 +389,10 @@ class Engine:
         self._rate.append((now, num_tokens))
         while self._rate and self._rate[0][0] < now - RATE_WINDOW_SECONDS:
             self._rate.popleft()
+
+
+def _saved_bytes(sequence: Sequence) -> int:
+    return 0 if sequence.saved is None else int(sequence.saved.nbytes)
 
 
 def _decodes(sequence: Sequence | None) -> bool:

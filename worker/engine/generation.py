@@ -54,7 +54,10 @@ class Request:
     row_class: RowClass | None = None
     """None: the engine chooses at admission; what it chose is in the completion."""
     interactive: bool = True
-    """Admitted before the others, and may use the slots in reserve."""
+    """Admitted before the others, may use the slots in reserve, and pauses another where no slot is free."""
+    exact: bool = True
+    """Whether its bits must depend on itself alone. Where the machine has not proven that for prompts prefilled
+    together, an exact one is prefilled by itself; others are not."""
 
 
 @dataclass(frozen=True, slots=True)

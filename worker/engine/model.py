@@ -1,10 +1,11 @@
-"""One loaded model and its context: the only file, with `vocabulary`, that calls llama.cpp.
+"""One loaded model and its context: the only file, with `vocabulary` and `loading`, that calls llama.cpp.
 
-Owns the KV cells (split: every slot a stream of its own), the step batch's arrays and the sampling of a row. One
-thread uses a `Model`; only `Row.sample` may run on several threads, one row each. Knows no requests and no text.
+Owns the KV cells (split: every slot a stream of its own) and the step batch's arrays. One thread uses a `Model`.
+Knows no requests, no sampling and no text.
 
 Slots 0 … `tile_slots` − 1 are decoded in calls padded to whole tiles; those from `tile_slots` on are lone: each is
-decoded in calls of its own. Both give a sequence the same bits whatever stands beside it.
+decoded in calls of its own. Both give a sequence the same bits whatever stands beside it. So does prefill: its rows
+are padded to whole tiles too, and a prompt is cut where its own length says (see `Piece`).
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from typing import Any, Literal, NamedTuple
 
 import llama_cpp
 import numpy as np
-from numpy.typing import NDArray
 
-from worker.engine.generation import Sampling, TokenLogprob
+from worker.engine.cells import Bytes
+from worker.engine.generation import Sampling
+from worker.engine.sampling import SAMPLER_CHAIN, Logits, Row, Sampler
 from worker.engine.vocabulary import Vocabulary, VocabularyError
 
-SAMPLER_CHAIN = "bias,penalty,grammar,top_k,top_p,min_p,temperature,dist/1"
-"""Order of the sampling steps; its number goes up when a step's arithmetic changes, since replays depend on it."""
+PREFILL = "blocks/1"
+"""How prompts are cut and padded; its number goes up when the rule of `Piece` changes, since replays depend on it."""
 
 _KV_TYPES = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
@@ -50,18 +52,23 @@ class DecodeError(Exception):
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
     """How to hold a model. `slots`: sequences decoded together (rounded up to whole tiles; fewer than
-    `lone_below` and none is padded). `reserve_slots`: lone lanes beside them. Context and chunk in tokens."""
+    `lone_below` and none is padded). `reserve_slots`: lone lanes beside them. `chunk_tokens`: prompt tokens prefilled
+    between two tokens of those that decode. `block_tokens`: prompts are cut at multiples of it, and shared in wholes of
+    it; 64 is the least at which llama.cpp's attention takes one and the same way for all of a block."""
 
     slots: int = 16
     reserve_slots: int = 2
     context_tokens: int | None = None
     chunk_tokens: int = 256
+    block_tokens: int = 64
     tile_rows: int = 16
     lone_below: int = 6
     threads: int | None = None
     kv_type: Literal["f16", "q8_0"] = "f16"
     flash_attention: bool = True
     gpu_layers: int = 0
+    main_gpu: int = 0
+    tensor_split: tuple[float, ...] = ()
 
     @property
     def tile_slots(self) -> int:
@@ -74,6 +81,11 @@ class ModelOptions:
     def lone_slots(self) -> int:
         """Slots decoded alone."""
         return self.reserve_slots if self.tile_slots else self.slots + self.reserve_slots
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of the largest prefill call: a chunk in whole blocks, and never less than one."""
+        return max(self.chunk_tokens // self.block_tokens, 1) * self.block_tokens
 
 
 def num_threads() -> int:
@@ -105,8 +117,11 @@ class Model:
         self.context_tokens: int = min(
             llama_cpp.llama_n_ctx_seq(context), options.context_tokens or vocabulary.context_tokens
         )
-        self._batch = _StepBatch(max(options.chunk_tokens, self.tile_slots, 1))
+        self._batch = _StepBatch(_num_rows(options))
         self._ids = np.arange(vocabulary.size, dtype=np.int32)
+        self.blocks_are_exact = True
+        """Whether calls may hold blocks of several prompts, or some blocks of one, and change no bit. The probe says
+        so; where it does not hold, whoever needs exact bits prefills one block of `chunk_tokens` a call."""
 
     @classmethod
     def load(cls, path: Path, options: ModelOptions, on_progress: Callable[[float], None] | None = None) -> Model:
@@ -139,29 +154,37 @@ class Model:
     def recipe(self) -> dict[str, Any]:
         """All of this model and machine that decides the bits of a text, but for the file's hash and the row class."""
         options = asdict(self.options)
-        kept = ("chunk_tokens", "tile_rows", "kv_type", "flash_attention", "gpu_layers")
+        kept = ("chunk_tokens", "block_tokens", "tile_rows", "kv_type", "flash_attention", "gpu_layers")
+        split = {"tensor_split": list(self.options.tensor_split)} if self.options.tensor_split else {}
         return {
             **{name: options[name] for name in kept},
+            **split,
             "llama_cpp": llama_cpp.llama_version().decode(),
             "system": llama_cpp.llama_print_system_info().decode().strip(),
             "threads": self.options.threads or num_threads(),
             "kv_layout": "split",
             "template_sha256": self.vocabulary.template_sha256,
+            "prefill": PREFILL,
             "sampler_chain": SAMPLER_CHAIN,
+            "numpy": np.__version__,
         }
 
-    def prefill(self, slot: int, tokens: Sequence[int], start: int, *, last: bool) -> Row | None:
-        """Decode `tokens` (at most a chunk) of one prompt at position `start`, in a call of their own.
-
-        Returns the row of the last token when `last`, else None.
+    def prefill(self, pieces: Sequence[Piece], *, output_last: bool = False) -> Row | None:
+        """Decode one piece of each of some prompts, all of them with as many rows, in one call (a pass for each run of
+        neighbouring slots). Returns the row of the last token when `output_last`, for which there must be one piece.
         """
-        self._batch.fill_run(slot, tokens, start, output_last=last)
+        self._batch.fill_pieces(pieces)
+        if output_last:
+            self._batch.ask_for(len(pieces[0].tokens) - 1)
         self._decode()
-        return self._row(len(tokens) - 1) if last else None
+        for piece in pieces:
+            if piece.rows > len(piece.tokens):
+                self.forget(piece.slot, piece.start + len(piece.tokens))
+        return self._row(len(pieces[0].tokens) - 1) if output_last else None
 
     def decode_lone(self, slot: int, token: int, position: int) -> Row:
         """Decode one token of one sequence in a call of its own."""
-        self._batch.fill_run(slot, (token,), position, output_last=True)
+        self._batch.fill_rows([TileRow(token, position)], slot)
         self._decode()
         return self._row(0)
 
@@ -186,12 +209,28 @@ class Model:
         """KV cells that a slot holds, in tokens."""
         return int(llama_cpp.llama_memory_seq_pos_max(self._memory, slot)) + 1
 
+    def save(self, slot: int) -> Bytes:
+        """A copy of a slot's KV cells in the memory of this machine."""
+        state = np.empty(llama_cpp.llama_state_seq_get_size(self._context, slot), dtype=np.uint8)
+        size = llama_cpp.llama_state_seq_get_data(self._context, _pointer(state), len(state), slot)
+        if size != len(state):
+            raise DecodeError(-1)
+        return state
+
+    def load_cells(self, slot: int, state: Bytes) -> None:
+        """Put saved cells into a slot, instead of those it has: from any slot, bit for bit."""
+        if not llama_cpp.llama_state_seq_set_data(self._context, _pointer(state), len(state), slot):
+            raise DecodeError(-1)
+
     def sampler(self, sampling: Sampling, prompt: Iterable[int]) -> Sampler:
         """A sampler for one sequence; the tail of `prompt` counts towards the repeat penalty.
 
         Raises ValueError for a grammar that llama.cpp cannot parse.
         """
-        return Sampler(self.vocabulary, llama_cpp.llama_model_get_vocab(self._model), self._ids, sampling, prompt)
+        grammar = None
+        if sampling.grammar:
+            grammar = ModelGrammar(llama_cpp.llama_model_get_vocab(self._model), self._ids, sampling.grammar)
+        return Sampler(sampling, prompt, self.vocabulary.piece, grammar)
 
     def _decode(self) -> None:
         status = llama_cpp.llama_decode(self._context, self._batch.handle)
@@ -213,110 +252,62 @@ class TileRow(NamedTuple):
     dummy: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """The logits of one row, shape (vocabulary size,), float32. Valid until the next decode call."""
+class Piece(NamedTuple):
+    """Some tokens of one prompt from position `start`, and the rows they take: as many, or more to fill whole tiles.
 
-    logits: NDArray[np.float32]
+    What a token's cells become depends on its prompt alone as long as every pass has whole tiles of rows, and as long
+    as the rows that one slot has in a call are either whole blocks, or fewer than a block and of what is left after
+    the last whole block: attention goes another way for blocks.
+    """
+
+    slot: int
+    start: int
+    tokens: Sequence[int]
+    rows: int
 
 
-class Sampler:
-    """Chooses the tokens of one sequence. Holds its own random state, penalty window and grammar state."""
+class ModelGrammar:
+    """The state of one grammar along one completion: llama.cpp's. Raises ValueError for text it cannot parse."""
 
-    def __init__(
-        self, vocabulary: Vocabulary, vocab: Any, ids: NDArray[np.int32], sampling: Sampling, prompt: Iterable[int]
-    ) -> None:
-        self._vocabulary = vocabulary
-        self._sampling = sampling
+    def __init__(self, vocab: Any, ids: Any, text: str) -> None:
         self._ids = ids
-        self._recent: deque[int] = deque(prompt, maxlen=max(sampling.repeat_last_n, 0))
-        self._bias_ids = np.fromiter(sampling.logit_bias.keys(), dtype=np.int64, count=len(sampling.logit_bias))
-        self._bias = np.fromiter(sampling.logit_bias.values(), dtype=np.float32, count=len(sampling.logit_bias))
-        self._candidates = np.empty(vocabulary.size, dtype=_CANDIDATE)
-        self._chain = _make_chain(sampling)
-        self._grammar = (
-            llama_cpp.llama_sampler_init_grammar(vocab, sampling.grammar.encode(), b"root")
-            if sampling.grammar
-            else None
-        )
-        if sampling.grammar and not self._grammar:
+        self._grammar = llama_cpp.llama_sampler_init_grammar(vocab, text.encode(), b"root")
+        if not self._grammar:
             raise ValueError("llama.cpp cannot parse the grammar")
 
-    def sample(self, row: Row) -> int:
-        """Choose the next token from its logits, and remember it."""
-        token = self._choose(row, with_grammar=False)
-        if self._grammar and not self._allowed(token):
-            token = self._choose(row, with_grammar=True)
-        if self._grammar:
-            llama_cpp.llama_sampler_accept(self._grammar, token)
-        if self._recent.maxlen:
-            self._recent.append(token)
-        return token
+    def allows(self, token: int) -> bool:
+        """Whether `token` may come now."""
+        one = np.array([(token, 1.0, 0.0)], dtype=_CANDIDATE)
+        self._apply(one)
+        return bool(one["logit"][0] != -np.inf)
 
-    def logprob(self, row: Row, token: int, num_top: int) -> TokenLogprob:
-        """Log-probabilities the model gave to `token` and to its `num_top` likeliest ones, before any knob."""
-        logits = row.logits.astype(np.float64)
-        logprobs = logits - (logits.max() + np.log(np.exp(logits - logits.max()).sum()))
-        likeliest = np.argsort(-logprobs, kind="stable")[:num_top] if num_top else ()
-        top = tuple((int(t), self._vocabulary.piece(int(t)), float(logprobs[t])) for t in likeliest)
-        return TokenLogprob(token, self._vocabulary.piece(token), float(logprobs[token]), top)
+    def mask(self, logits: Logits) -> None:
+        """Set the logits of all tokens that may not come now to minus infinity."""
+        candidates = np.zeros(len(logits), dtype=_CANDIDATE)
+        candidates["id"], candidates["logit"] = self._ids, logits
+        self._apply(candidates)
+        logits[:] = candidates["logit"]
+
+    def accept(self, token: int) -> None:
+        """`token` has come."""
+        llama_cpp.llama_sampler_accept(self._grammar, token)
 
     def close(self) -> None:
-        """Free what llama.cpp holds for this sampler."""
-        llama_cpp.llama_sampler_free(self._chain)
-        if self._grammar:
-            llama_cpp.llama_sampler_free(self._grammar)
-        self._chain = self._grammar = None
+        """Free what llama.cpp holds for it."""
+        llama_cpp.llama_sampler_free(self._grammar)
 
-    def _choose(self, row: Row, *, with_grammar: bool) -> int:
-        candidates = self._candidates
-        candidates["id"] = self._ids
-        candidates["logit"] = row.logits
-        self._adjust(candidates["logit"])
+    def _apply(self, candidates: Any) -> None:
         array = llama_cpp.llama_token_data_array(
             data=candidates.ctypes.data_as(llama_cpp.llama_token_data_p),
             size=len(candidates),
             selected=-1,
             sorted=False,
         )
-        if with_grammar:
-            llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
-        llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
-        return int(array.data[array.selected].id)
-
-    def _adjust(self, logits: NDArray[np.float32]) -> None:
-        """Bias, then repeat penalty: llama.cpp's arithmetic, on the few logits concerned and not on all of them."""
-        if len(self._bias_ids):
-            logits[self._bias_ids] += self._bias
-        penalty = np.float32(self._sampling.repeat_penalty)
-        if penalty != 1 and self._recent:
-            recent = np.unique(np.fromiter(self._recent, dtype=np.int64))
-            values = logits[recent]
-            logits[recent] = np.where(values <= 0, values * penalty, values / penalty)
-
-    def _allowed(self, token: int) -> bool:
-        one = llama_cpp.llama_token_data(id=token, logit=1.0, p=0.0)
-        array = llama_cpp.llama_token_data_array(data=ctypes.pointer(one), size=1, selected=-1, sorted=False)
         llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
-        return bool(one.logit != -float("inf"))
 
 
-def _make_chain(sampling: Sampling) -> Any:
-    chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-    if sampling.temperature == 0:
-        llama_cpp.llama_sampler_chain_add(chain, llama_cpp.llama_sampler_init_greedy())
-        return chain
-    steps = [
-        llama_cpp.llama_sampler_init_top_k(sampling.top_k) if sampling.top_k else None,
-        llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1) if sampling.top_p and sampling.top_p < 1 else None,
-        llama_cpp.llama_sampler_init_min_p(sampling.min_p, 1) if sampling.min_p else None,
-        llama_cpp.llama_sampler_init_temp(sampling.temperature) if sampling.temperature != 1 else None,
-        llama_cpp.llama_sampler_init_dist(sampling.seed),
-    ]
-    for step in steps:
-        if step is not None:
-            llama_cpp.llama_sampler_chain_add(chain, step)
-    return chain
+def _pointer(state: Bytes) -> Any:
+    return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 class _StepBatch:
@@ -331,15 +322,23 @@ class _StepBatch:
         # Each row has one sequence: the first entry of the row's own little array.
         self._slots = [np.ctypeslib.as_array(self.handle.seq_id[row], shape=(1,)) for row in range(size)]
 
-    def fill_run(self, slot: int, tokens: Sequence[int], start: int, *, output_last: bool) -> None:
-        count = len(tokens)
-        self._tokens[:count] = tokens
-        self._positions[:count] = np.arange(start, start + count)
-        self._outputs[:count] = 0
-        self._outputs[count - 1] = output_last
-        for row in range(count):
-            self._slots[row][0] = slot
-        self.handle.n_tokens = count
+    def fill_pieces(self, pieces: Sequence[Piece]) -> None:
+        """Rows without outputs; those beyond a piece's tokens hold token 0."""
+        at = 0
+        for piece in pieces:
+            end = at + piece.rows
+            self._tokens[at : at + len(piece.tokens)] = piece.tokens
+            self._tokens[at + len(piece.tokens) : end] = 0
+            self._positions[at:end] = np.arange(piece.start, piece.start + piece.rows)
+            for row in range(at, end):
+                self._slots[row][0] = piece.slot
+            at = end
+        self._outputs[:at] = 0
+        self.handle.n_tokens = at
+
+    def ask_for(self, row: int) -> None:
+        """Ask for the output of one row more."""
+        self._outputs[row] = 1
 
     def fill_rows(self, rows: Sequence[TileRow], first_slot: int) -> None:
         for index, row in enumerate(rows):
@@ -356,6 +355,10 @@ class _StepBatch:
 def _load_weights(path: Path, options: ModelOptions, on_progress: Callable[[float], None] | None) -> Any:
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = options.gpu_layers
+    params.main_gpu = options.main_gpu
+    parts = (ctypes.c_float * llama_cpp.llama_max_devices())(*options.tensor_split)
+    if options.tensor_split:
+        params.tensor_split = parts
 
     def report(part: float, _user_data: ctypes.c_void_p) -> bool:
         if on_progress is not None:
@@ -372,7 +375,7 @@ def _context_params(options: ModelOptions, vocabulary: Vocabulary) -> Any:
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = (options.context_tokens or vocabulary.context_tokens) * num_slots
     params.n_seq_max = num_slots
-    params.n_batch = params.n_ubatch = max(options.chunk_tokens, options.tile_slots, 1)
+    params.n_batch = params.n_ubatch = _num_rows(options)
     params.n_outputs_max = num_slots
     params.n_threads = params.n_threads_batch = options.threads or num_threads()
     params.type_k = params.type_v = _KV_TYPES[options.kv_type]
@@ -380,6 +383,11 @@ def _context_params(options: ModelOptions, vocabulary: Vocabulary) -> Any:
     params.kv_unified = False
     params.no_perf = True
     return params
+
+
+def _num_rows(options: ModelOptions) -> int:
+    two_blocks = 2 * options.block_tokens  # what the probe calls for, however small a chunk is
+    return max(options.chunk_rows, options.tile_slots, options.tile_rows, two_blocks)
 
 
 def _reasons() -> str:

@@ -1,22 +1,27 @@
 """Proves, on this machine, build and model, which row classes keep a sequence's bits apart from its neighbours'.
 
 Logits are compared bitwise: each probe sequence alone, then all of them together, in other slots and of mixed
-lengths. What does not hold here is not promised to anybody. Run it before the engine starts: it uses every slot.
+lengths. `blocks`: a prompt prefilled by itself, and the same one block a call, beside others, and its cells copied
+into another slot. What does not hold here is not promised to anybody. Run it before the engine starts: it uses every
+slot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.engine.generation import RowClass
-from worker.engine.model import Model, Row, TileRow
+from worker.engine.model import Model, Piece, TileRow
+from worker.engine.sampling import Row
 
 _LENGTHS = (3, 17, 40)
 _NUM_STEPS = 2
+_NUM_BLOCKS = 1
+"""Whole blocks of the prompt that proves blocks; what is left over after them is padded, as most prompts' ends are."""
 
 Logits = list[NDArray[np.float32]]
 
@@ -28,22 +33,52 @@ class _Probe:
     position: int = 0
 
 
-def prove(model: Model) -> Mapping[RowClass, bool]:
-    """Which of the model's row classes are exact here. Costs a few hundred tokens of prefill; leaves no cells."""
-    prompts = _prompts(model)
-    proven: dict[RowClass, bool] = {}
+def prove(model: Model) -> dict[str, bool]:
+    """Which of the model's row classes are exact here, and whether blocks are. Costs a few hundred tokens of prefill;
+    leaves no cells."""
+    prompts = _prompts(model, _LENGTHS)
+    proven: dict[str, bool] = {}
     if model.tile_slots:
         proven["tile"] = _same(_tile_alone(model, prompts), _tile_together(model, prompts))
     if model.num_slots > model.tile_slots:
         proven["lone"] = _same(_lone(model, prompts, busy=False), _lone(model, prompts, busy=True))
+    proven["blocks"] = _prove_blocks(model)
     return proven
 
 
-def _prompts(model: Model) -> list[list[int]]:
+def _prompts(model: Model, lengths: Sequence[int]) -> list[list[int]]:
     """Fixed tokens of mixed lengths that fit a slot with the steps to come."""
     room = model.context_tokens - _NUM_STEPS - 1
     size = model.vocabulary.size
-    return [[(7919 * (i + 1) * (n + 1)) % size for n in range(min(length, room))] for i, length in enumerate(_LENGTHS)]
+    return [[(7919 * (i + 1) * (n + 1)) % size for n in range(min(length, room))] for i, length in enumerate(lengths)]
+
+
+def _prove_blocks(model: Model) -> bool:
+    length = _NUM_BLOCKS * model.options.block_tokens + _LENGTHS[-1]
+    prompts = _prompts(model, (length, length))[: model.num_slots]
+    last = model.num_slots - 1
+    alone = _lone_steps(model, _fill(model, prompts[:1], 0, whole=True)[0])
+    beside = _fill(model, prompts[::-1], last + 1 - len(prompts), whole=False)[-1]
+    saved = model.save(beside.slot)
+    for slot in range(model.num_slots):
+        model.forget(slot)
+    model.load_cells(0, saved)
+    copied = _lone_steps(model, _Probe(beside.tokens, 0, beside.position))
+    return _same([alone], [copied])
+
+
+def _fill(model: Model, prompts: Sequence[Sequence[int]], first_slot: int, *, whole: bool) -> list[_Probe]:
+    """Prefill prompts of one length into neighbouring slots: in calls as large as can be, or a block of each a call."""
+    block, tile, length = model.options.block_tokens, model.options.tile_rows, len(prompts[0])
+    most = model.options.chunk_rows if whole else block
+    start = 0
+    while start < length:
+        size = min((length - start) // block * block, most) or length - start
+        share = tile // math.gcd(tile, len(prompts))  # of each, so that all together have whole tiles
+        rows = -(-size // share) * share
+        model.prefill([Piece(first_slot + i, start, p[start : start + size], rows) for i, p in enumerate(prompts)])
+        start += size
+    return [_Probe(prompt, first_slot + index, length) for index, prompt in enumerate(prompts)]
 
 
 def _same(reference: list[Logits], other: list[Logits]) -> bool:
@@ -55,10 +90,7 @@ def _same(reference: list[Logits], other: list[Logits]) -> bool:
 
 
 def _prefill(model: Model, prompt: Sequence[int], slot: int) -> _Probe:
-    chunk = model.options.chunk_tokens
-    for start in range(0, len(prompt), chunk):
-        model.prefill(slot, prompt[start : start + chunk], start, last=start + chunk >= len(prompt))
-    return _Probe(prompt, slot, len(prompt))
+    return _fill(model, [prompt], slot, whole=True)[0]
 
 
 def _keep(row: Row) -> NDArray[np.float32]:
@@ -94,25 +126,29 @@ def _tile_together(model: Model, prompts: Sequence[Sequence[int]]) -> list[Logit
 
 
 def _lone(model: Model, prompts: Sequence[Sequence[int]], *, busy: bool) -> list[Logits]:
-    """The probes one by one in the last slot; with a tile of others decoded between their steps when `busy`."""
+    """The probes one by one in the last slot; with a tile of others decoded before their steps when `busy`."""
     slot = model.num_slots - 1
     seen: list[Logits] = []
     for prompt in prompts:
         probe = _prefill(model, prompt, slot)
-        logits: Logits = []
         if busy and slot > 0:
             _disturb(model, prompt)
-        for step in range(_NUM_STEPS):
-            logits.append(_keep(model.decode_lone(slot, probe.tokens[step], probe.position)))
-            probe.position += 1
-        model.forget(slot)
-        seen.append(logits)
+        seen.append(_lone_steps(model, probe))
     return seen
+
+
+def _lone_steps(model: Model, probe: _Probe) -> Logits:
+    logits: Logits = []
+    for step in range(_NUM_STEPS):
+        logits.append(_keep(model.decode_lone(probe.slot, probe.tokens[step], probe.position)))
+        probe.position += 1
+    model.forget(probe.slot)
+    return logits
 
 
 def _disturb(model: Model, prompt: Sequence[int]) -> None:
     head = prompt[:5]
-    model.prefill(0, head, 0, last=True)
+    _prefill(model, head, 0)
     if model.tile_slots:
         model.decode_tiles([TileRow(head[0], len(head)), *[TileRow(0, 0, dummy=True)] * (model.tile_slots - 1)], 0)
     model.forget(0)

@@ -19,15 +19,29 @@ from worker.engine.text import TextAssembler
 
 
 class Sequence:
-    """One request in a slot. `position` counts its KV cells; `pending` is the sampled token not yet decoded."""
+    """One request that was admitted. `position` counts its KV cells; `pending` is the token to be decoded next.
 
-    def __init__(self, generation: Generation, slot: int, row_class: RowClass, sampler: Any, submitted: float) -> None:
+    A tile sequence's last prompt token is decoded like a completion's, since only decode calls have whole tiles of
+    outputs; a lone one's prefill gives its first logits itself. `serial` grows with each admission.
+    """
+
+    def __init__(
+        self, generation: Generation, slot: int, row_class: RowClass, sampler: Any, *, submitted: float, serial: int
+    ) -> None:
         self.generation = generation
         self.request: Request = generation.request
         self.slot = slot
         self.row_class = row_class
         self.sampler = sampler
+        self.serial = serial
         self.position = 0
+        self.prefill_end = len(self.request.prompt.token_ids) - (row_class == "tile")
+        self.block = 0
+        self.joins = True
+        self.keys: tuple[bytes, ...] = ()
+        self.num_known_blocks = 0
+        self.saved: Any = None
+        """The cells of a paused sequence."""
         self.pending: int | None = None
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
@@ -41,12 +55,13 @@ class Sequence:
 
     @property
     def prefilling(self) -> bool:
-        """Whether some of the prompt has no cells yet."""
-        return self.position < len(self.request.prompt.token_ids)
+        """Whether some of the prompt that is to be prefilled has no cells yet."""
+        return self.position < self.prefill_end
 
-    def next_chunk(self, limit: int) -> tuple[int, ...]:
-        """The next prompt tokens to prefill: up to `limit`, so chunks begin at multiples of it."""
-        return self.request.prompt.token_ids[self.position : self.position + limit]
+    @property
+    def begun(self) -> bool:
+        """Whether the prompt is whole: it decodes, or has ended."""
+        return self._prefilled > 0
 
     def take(self, token: int, *, is_end: bool, piece: Callable[[int], bytes]) -> None:
         """Take a sampled token: it ends the completion, or adds its text and waits to be decoded."""
@@ -63,8 +78,10 @@ class Sequence:
         self.pending = token if self.finish_reason is None else None
 
     def mark_prefilled(self) -> None:
-        """The whole prompt has its cells now."""
+        """The prompt is whole; a tile sequence decodes its last token now."""
         self._prefilled = time.monotonic()
+        if self.row_class == "tile":
+            self.pending = self.request.prompt.token_ids[-1]
 
     def flush(self) -> None:
         """No more tokens will come: release the text held back."""

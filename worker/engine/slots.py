@@ -61,6 +61,20 @@ class Slots:
         """Put a sequence into the slot that was taken for it."""
         self._held[sequence.slot] = sequence
 
+    def highest_tile_slot(self) -> int:
+        """The highest tile slot that is held; -1 if none is."""
+        return max((slot for slot in self._held if slot < self._num_tile), default=-1)
+
+    def num_spare_tiles(self) -> int:
+        """Tiles that would be idle if the held tile slots were the lowest ones."""
+        used = {slot // self._tile_rows for slot in self._held if slot < self._num_tile}
+        num_held = sum(slot < self._num_tile for slot in self._held)
+        return len(used) - -(-num_held // self._tile_rows)
+
+    def at(self, slot: int) -> Sequence:
+        """The sequence in a slot that is held."""
+        return self._held[slot]
+
     def give_back(self, slot: int) -> None:
         """Free a slot; its cells must have been forgotten."""
         self._held.pop(slot, None)
