@@ -41,6 +41,7 @@ def job_object(
         logprobs=generation.logprobs if generation else None,
         timings=generation.timings if generation else None,
         recipe=generation.recipe_id if generation else None,
+        continuity=generation.continuity if generation else None,
         attempts=None if attempts is None else [_attempt_object(attempt) for attempt in attempts],
         max_attempts=job.max_attempts,
         queue_position=queue_position,

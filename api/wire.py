@@ -138,6 +138,9 @@ class JobObject(BaseModel):
     logprobs: list[Any] | None
     timings: dict[str, float] | None = Field(description="Seconds: queued, prefill, first_token, decode, total.")
     recipe: str | None = Field(description="Id of all else that decides the text.")
+    continuity: dict[str, Any] | None = Field(
+        default=None, description="How it took up what an earlier attempt had told, and at which token."
+    )
     attempts: list[AttemptObject] | None
     max_attempts: int | None
     queue_position: int | None = Field(description="0 is next. Null unless queued.")

@@ -6,7 +6,8 @@ Keys and channels, all in one Redis database:
                                            {"type": "text", "attempt": 1, "seq": 42, "text": "..."}
                                            {"type": "state", "state": "running", "attempt": 1}
                                            {"type": "end", "state": "succeeded"}
-    penstock:job:{id}:snapshot   string    {"attempt", "seq", "text"}: the whole text so far; expires soon after the end
+    penstock:job:{id}:snapshot   string    {"attempt", "seq", "text", "tokens", "row_class"}: the whole text so far and
+                                           its tokens, for readers and for the next attempt; expires soon after the end
     penstock:job:{id}:end        string    the state a job ended in, for a reader that came a moment late; expires soon
     penstock:cancel              channel   ids of running jobs that somebody cancelled; workers listen
     penstock:dispatch            channel   anything: wakes the dispatcher
@@ -32,7 +33,8 @@ import json
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import structlog
 from redis import Redis
@@ -65,8 +67,27 @@ ENDS_A_TRIP = 1000
 SNAPSHOT_READS = 16
 """Snapshots that one process reads at a time, whatever the number of its readers."""
 
-TextEvent = tuple[str, int, int, str, str]
-"""Job id, attempt, seq, the new text, the whole text so far."""
+
+class TextEvent(NamedTuple):
+    """New text of a job, and all of it so far: the text, its tokens, and the row class they were decoded in."""
+
+    job_id: str
+    attempt: int
+    seq: int
+    delta: str
+    text: str
+    token_ids: Sequence[int] = ()
+    row_class: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the newest attempt had told when it told something last."""
+
+    attempt: int
+    text: str
+    token_ids: tuple[int, ...]
+    row_class: str | None
 
 
 def job_channel(job_id: str) -> str:
@@ -122,7 +143,7 @@ class EventWriter:
         self._failing = False
         self._quiet_until = 0.0
 
-    def text(self, events: Sequence[TextEvent]) -> bool:
+    def text(self, events: Sequence[TextEvent | tuple[str, int, int, str, str]]) -> bool:
         """Send new text of any number of jobs in one round trip."""
         if not events or time.monotonic() < self._quiet_until:
             return not events
@@ -133,11 +154,22 @@ class EventWriter:
 
         return self._send(add)
 
-    def _add_text(self, pipe: Pipeline, event: TextEvent) -> None:
-        job_id, attempt, seq, delta, full_text = event
-        snapshot = {"attempt": attempt, "seq": seq, "text": full_text}
+    def _add_text(self, pipe: Pipeline, event: TextEvent | tuple[str, int, int, str, str]) -> None:
+        job_id, attempt, seq, delta, full_text, token_ids, row_class = TextEvent(*event)
+        snapshot = {"attempt": attempt, "seq": seq, "text": full_text, "tokens": token_ids, "row_class": row_class}
         pipe.set(snapshot_key(job_id), _dump(snapshot), px=self._expiry_ms)
         pipe.publish(job_channel(job_id), _dump({"type": "text", "attempt": attempt, "seq": seq, "text": delta}))
+
+    def snapshot(self, job_id: str) -> Snapshot | None:
+        """What an attempt has told so far; None where nothing was told, or Redis is away."""
+        try:
+            found: Any = self._redis.get(snapshot_key(job_id))
+        except (RedisError, OSError):
+            return None
+        if found is None:
+            return None
+        told = json.loads(found)
+        return Snapshot(told["attempt"], told["text"], tuple(told.get("tokens", ())), told.get("row_class"))
 
     def state(self, job_id: str, state: JobState, attempt: int | None = None) -> bool:
         """A job that is not over moved: `running`, or `queued` again."""

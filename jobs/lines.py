@@ -140,6 +140,7 @@ def job_body(job: Job, generation: Generation) -> Document:
         "logprobs": _steady(generation.logprobs),
         "timings": _steady(generation.timings),
         "recipe": generation.recipe_id,
+        "continuity": _steady(generation.continuity),
         "max_attempts": job.max_attempts,
         "queue_position": None,
         "created_at": _instant(job.created_at),

@@ -76,6 +76,8 @@ class GenerationRecord:
     """The whole recipe; its id is `jobs.records.recipe_id(recipe)`."""
     timings: Mapping[str, float] = field(default_factory=dict)
     logprobs: Sequence[Any] | None = None
+    continuity: Mapping[str, Any] | None = None
+    """How it took up what an earlier attempt had told."""
 
 
 @dataclass(frozen=True, slots=True)

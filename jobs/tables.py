@@ -385,6 +385,9 @@ class Generation(Base):
     completion_token_ids: Mapped[list[int]] = mapped_column(JSON)
     logprobs: Mapped[list[Any] | None] = mapped_column(JSON)
     recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
+    continuity: Mapped[dict[str, Any] | None] = mapped_column(
+        JSON, doc="How it took up what an earlier attempt had told: mode, from_attempt, tokens[, matches]."
+    )
     timings: Mapped[dict[str, float]] = mapped_column(JSON, doc="Seconds: queued, prefill, first_token, decode, total.")
     stored_at: Mapped[datetime] = mapped_column(Instant)
 

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from jobs.events import TextEvent
 from jobs.interest import Interest
 from jobs.records import AttemptRef
 from jobs.states import JobState
@@ -29,9 +30,6 @@ from worker.engine.generation import TextDelta
 
 REST_SECONDS = 1.0
 """After a write that failed: so long nothing is tried."""
-
-TextEvent = tuple[str, int, int, str, str]
-"""Job id, attempt, seq (length of all text in code points), new text, all text."""
 
 
 def storable(text: str) -> str:
@@ -57,10 +55,21 @@ class _Stream:
         self.started = False
         """Whether readers have been told that it runs."""
         self.text = ""
+        self.token_ids: list[int] = []
+        self.row_class: str | None = None
         self.num_sent = 0
 
+    def take_in(self, deltas: Sequence[TextDelta]) -> None:
+        self.text += storable("".join(delta.text for delta in deltas))
+        for delta in deltas:
+            self.token_ids += delta.token_ids
+        self.row_class = deltas[-1].row_class
+
     def event(self) -> TextEvent:
-        return self.ref.job_id, self.ref.number, len(self.text), self.text[self.num_sent :], self.text
+        """What is new, and everything: the next attempt goes on from there if this one is lost."""
+        fresh = self.text[self.num_sent :]
+        seq = len(self.text)
+        return TextEvent(self.ref.job_id, self.ref.number, seq, fresh, self.text, self.token_ids, self.row_class)
 
 
 class Broadcaster:
@@ -169,14 +178,14 @@ class Broadcaster:
         return not stream.on_demand or self._interest.wants(stream.ref.job_id)
 
     def _take_in(self) -> None:
-        grown: dict[str, list[str]] = {}
+        grown: dict[str, list[TextDelta]] = {}
         while self._new:
             for delta in self._new.popleft():
-                grown.setdefault(delta.request_id, []).append(delta.text)
-        for request_id, pieces in grown.items():
+                grown.setdefault(delta.request_id, []).append(delta)
+        for request_id, deltas in grown.items():
             self._fresh.discard(request_id)
             if stream := self._streams.get(request_id):
-                stream.text += storable("".join(pieces))
+                stream.take_in(deltas)
 
     def _wake(self) -> None:
         if not self._some.is_set():

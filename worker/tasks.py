@@ -15,6 +15,7 @@ from typing import Any, Protocol, get_args
 import stamina
 
 from jobs.errors import LeaseLost, StoreRefused, StoreUnavailable
+from jobs.events import Snapshot
 from jobs.parameters import Parameters
 from jobs.records import (
     AttemptRef,
@@ -66,6 +67,7 @@ class TellsState(Protocol):
 
     def state(self, job_id: str, state: JobState, attempt: int) -> Any: ...
     def end(self, job_id: str, state: JobState) -> Any: ...
+    def snapshot(self, job_id: str) -> Snapshot | None: ...
     def wake_dispatcher(self) -> Any: ...
 
 
@@ -155,7 +157,8 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
     if job.model != desk.model:
         return Failed("model_mismatch", "The job went to a worker that holds another model.", retryable=True)
     try:
-        request = build_request(job, desk.vocabulary, desk.proofs)
+        before = desk.events.snapshot(job.ref.job_id) if job.ref.number > 1 else None
+        request = build_request(job, desk.vocabulary, desk.proofs, before)
         desk.broadcaster.open(request.id, job.ref, on_demand=_on_demand(job))
         try:
             generation = desk.engine.submit(request)
@@ -175,7 +178,7 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
     if desk.engine.failure is not None:
         desk.on_engine_failure()
     assert completion is not None  # noqa: S101  `wait` without a timeout
-    return outcome_of(completion, request, job, desk.recipe, desk.proofs)
+    return outcome_of(completion, request, job, desk.recipe, desk.proofs, before=before)
 
 
 def _finish(job: ClaimedJob, outcome: Outcome, desk: Desk) -> str:
@@ -207,8 +210,12 @@ def _store(ref: AttemptRef, outcome: Outcome, desk: Desk) -> JobState:
         return desk.results.finish(ref, refused)
 
 
-def build_request(job: ClaimedJob, vocabulary: Encodes, proofs: Proofs) -> Request:
-    """The engine's request for a job. Raises ValueError, with the field's name, for what it cannot run."""
+def build_request(job: ClaimedJob, vocabulary: Encodes, proofs: Proofs, before: Snapshot | None = None) -> Request:
+    """The engine's request for a job. `before`: what an earlier attempt had told.
+
+    A job that is to be exact is generated again, as it was; any other goes on behind what readers have already.
+    Raises ValueError, with the field's name, for what it cannot run.
+    """
     knobs = Parameters.model_validate({**job.parameters, "seed": job.seed})
     prompt = (
         vocabulary.encode_chat(job.messages) if job.messages is not None else vocabulary.encode_text(job.prompt or "")
@@ -222,18 +229,41 @@ def build_request(job: ClaimedJob, vocabulary: Encodes, proofs: Proofs) -> Reque
         stop=knobs.stop,
         num_logprobs=knobs.logprobs,
         deadline=None if left is None else time.monotonic() + left,
-        row_class=_row_class(job, knobs, proofs),
+        row_class=_row_class(job, knobs, proofs, before),
         interactive=job.priority == Priority.INTERACTIVE,
         exact=knobs.exact is not False,
+        taken_over=_taken_over(job, knobs, before),
     )
 
 
-def _row_class(job: ClaimedJob, knobs: Parameters, proofs: Proofs) -> RowClass | None:
-    """A replay runs as its original did. Whether that is exact here the comparison shows."""
+def _row_class(job: ClaimedJob, knobs: Parameters, proofs: Proofs, before: Snapshot | None) -> RowClass | None:
+    """A replay runs as its original did, and an attempt as the one before whose text it is to make again. Whether
+    that is exact here the comparison shows."""
+    wanted = job.row_class or (before.row_class if before is not None else None)
     for row_class in ROW_CLASSES:
-        if job.row_class == row_class:
+        if wanted == row_class and row_class in proofs:
             return row_class
     return class_for(knobs.exact, proofs)
+
+
+def _taken_over(job: ClaimedJob, knobs: Parameters, before: Snapshot | None) -> tuple[int, ...]:
+    """Tokens to go on behind. None for one that is to be exact (lines of batches are, unless they say otherwise), or
+    whose logprobs are wanted: those of the tokens before are gone."""
+    exact = knobs.exact if knobs.exact is not None else job.priority == Priority.BATCH or job.row_class is not None
+    if before is None or exact or knobs.logprobs is not None:
+        return ()
+    return before.token_ids[: knobs.max_tokens]
+
+
+def continuity_of(request: Request, completion: Completion, before: Snapshot | None) -> dict[str, Any] | None:
+    """How an attempt took up what the one before had told: where it went on, or whether it said the same again."""
+    if before is None:
+        return None
+    tokens = before.token_ids
+    told: dict[str, Any] = {"from_attempt": before.attempt, "tokens": len(tokens)}
+    if request.taken_over:
+        return {"mode": "continued", **told}
+    return {"mode": "regenerated", **told, "matches": completion.token_ids[: len(tokens)] == tokens}
 
 
 def _sampling(knobs: Parameters, seed: int, vocabulary: Encodes) -> Sampling:
@@ -262,9 +292,16 @@ _OUTCOMES: dict[str, Callable[[GenerationRecord, Completion], Outcome]] = {
 
 
 def outcome_of(
-    completion: Completion, request: Request, job: ClaimedJob, recipe: Mapping[str, Any], proofs: Proofs
+    completion: Completion,
+    request: Request,
+    job: ClaimedJob,
+    recipe: Mapping[str, Any],
+    proofs: Proofs,
+    *,
+    before: Snapshot | None = None,
 ) -> Outcome:
-    """What a completion means for its job. Its recipe says whether its row class is proven: exact, whoever asked."""
+    """What a completion means for its job. Its recipe says whether its row class is proven: exact, whoever asked. One
+    that went on behind an earlier attempt's tokens is not: their cells were prefilled."""
     reason = completion.finish_reason
     waited = {name: job.seconds_queued + completion.timings[name] for name in ("queued", "first_token", "total")}
     record = GenerationRecord(
@@ -272,7 +309,12 @@ def outcome_of(
         finish_reason=FinishReason(reason) if reason in ("stop", "length") else None,
         prompt_token_ids=request.prompt.token_ids,
         completion_token_ids=completion.token_ids,
-        recipe={**recipe, "row_class": completion.row_class, "exact": bool(proofs.get(completion.row_class))},
+        recipe={
+            **recipe,
+            "row_class": completion.row_class,
+            "exact": bool(proofs.get(completion.row_class)) and not request.taken_over,
+        },
+        continuity=continuity_of(request, completion, before),
         timings={**completion.timings, **waited},
         logprobs=None if completion.logprobs is None else [_logprob(entry) for entry in completion.logprobs],
     )

@@ -55,7 +55,7 @@ class InstantStation(Station):
         vocabulary = Vocabulary.from_gguf(VOCABULARY)
         model: Any = SimpleNamespace(vocabulary=vocabulary, context_tokens=4096, tile_slots=16, num_slots=18)
         source = ModelSource(self.settings.model_name, VOCABULARY, None, None, "0" * 64)
-        return Loaded(source, model, {"engine": "instant"}, {"tile": True, "lone": True})
+        return Loaded(source, model, {"engine": "instant"}, {"tile": True, "lone": True}, 0)
 
     def _make_engine(self, loaded: Loaded) -> Any:  # noqa: ARG002
         return InstantEngine(self._broadcaster.deltas)

@@ -313,3 +313,32 @@ def test_stats_count_slots_tokens_and_generations(running: Running) -> None:
     assert stats.tokens_per_second > 0
     assert stats.details["model"] == "tiny"
     assert stats.details["num_prompt_tokens"] == 12
+
+
+@pytest.mark.parametrize("row_class", ["tile", "lone"])
+@pytest.mark.parametrize("num_tokens", [1, 7, 19])
+def test_a_completion_goes_on_behind_the_tokens_of_an_earlier_run(
+    running: Running, row_class: RowClass, num_tokens: int
+) -> None:
+    """Its text and its tokens begin with theirs, its seed goes on behind the draws they took, and it ends as long."""
+    (whole,) = run_all(running, [request(5, 30, 20, row_class=row_class, temperature=1.0)])
+    taken = whole.token_ids[:num_tokens]
+    (rest,) = run_all(running, [request(5, 30, 20, row_class=row_class, temperature=1.0, taken_over=taken)])
+    assert rest.token_ids[:num_tokens] == taken
+    assert (len(rest.token_ids), rest.finish_reason, rest.num_prompt_tokens) == (20, "length", 30)
+
+
+def test_a_completion_that_was_at_its_end_ends_at_once(running: Running) -> None:
+    (whole,) = run_all(running, [request(6, 30, 9)])
+    (again,) = run_all(running, [request(6, 30, 9, taken_over=whole.token_ids)])
+    assert (again.token_ids, again.text, again.finish_reason) == (whole.token_ids, whole.text, "length")
+
+
+def test_the_text_taken_over_is_told_again_from_its_first_character(running: Running) -> None:
+    """A reader of the attempt that is gone finds its place in it."""
+    (whole,) = run_all(running, [request(7, 12, 12)])
+    told: list[TextDelta] = []
+    with running(on_text=told.extend) as engine:
+        end = ended(engine.submit(request(7, 12, 12, taken_over=whole.token_ids[:6])))
+    assert "".join(delta.text for delta in told) == end.text
+    assert tuple(token for delta in told for token in delta.token_ids) == end.token_ids

@@ -14,7 +14,7 @@ from worker.engine.generation import TextDelta
 
 class Channel:
     def __init__(self) -> None:
-        self.writes: list[list[TextEvent]] = []
+        self.writes: list[list[tuple[object, ...]]] = []
         self.states: list[tuple[str, str, int]] = []
         self.ended: list[list[tuple[str, JobState]]] = []
         self.away = False
@@ -23,7 +23,7 @@ class Channel:
     def text(self, events: list[TextEvent]) -> bool:
         self.num_tries += 1
         if not self.away:
-            self.writes.append(events)
+            self.writes.append([event[:5] for event in events])
         return not self.away
 
     def state(self, job_id: str, state: JobState, attempt: int) -> bool:

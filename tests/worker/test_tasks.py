@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from jobs.errors import LeaseLost, StoreRefused, StoreUnavailable
+from jobs.events import Snapshot, TextEvent
 from jobs.records import AttemptRef, Cancelled, ClaimedJob, Expired, Failed, Interrupted, Outcome, Renewal, Succeeded
 from jobs.states import FinishReason, JobState, Priority
 from tests.support.stand_in_engine import StandInEngine, StandInVocabulary
 from tests.worker.test_leases import claimed
 from worker import tasks
-from worker.broadcast import Broadcaster, TextEvent
+from worker.broadcast import Broadcaster
 from worker.claims import ClaimWriter
 from worker.engine.generation import TokenLogprob
 from worker.leases import LeaseKeeper
@@ -46,6 +47,7 @@ class World:
         self.lost = False
         self.refused = False
         self.last_attempts: set[str] = set()
+        self.snapshots: dict[str, Snapshot] = {}
 
     def runs_alone(self, job_id: str) -> bool:
         return job_id in self.last_attempts
@@ -70,8 +72,8 @@ class World:
         return [LeaseLost(ref.job_id, ref.number) if self.lost else STATES[type(outcome)] for ref, outcome in ends]
 
     def text(self, events: list[TextEvent]) -> bool:
-        self.told += [("text", job_id, seq) for job_id, _, seq, _, _ in events]
-        self.pieces += [piece for _, _, _, piece, _ in events]
+        self.told += [("text", event.job_id, event.seq) for event in events]
+        self.pieces += [event.delta for event in events]
         return True
 
     def state(self, job_id: str, state: JobState, attempt: int) -> None:
@@ -79,6 +81,9 @@ class World:
 
     def end(self, job_id: str, state: JobState) -> None:
         self.told.append(("end", job_id, str(state)))
+
+    def snapshot(self, job_id: str) -> Snapshot | None:
+        return self.snapshots.get(job_id)
 
     def wake_dispatcher(self) -> None:
         self.told.append(("wake",))
@@ -341,3 +346,52 @@ def test_logprobs_are_stored_with_exact_bytes(room: Room) -> None:
             "top": [{"token_id": 6, "token": "a", "bytes": [97], "logprob": -0.2}],
         }
     ]
+
+
+BEFORE = Snapshot(attempt=1, text="ice ho", token_ids=(3, 4, 5), row_class="lone")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "priority", "taken"),
+    [
+        ({}, Priority.INTERACTIVE, (3, 4, 5)),
+        ({"max_tokens": 2}, Priority.INTERACTIVE, (3, 4)),
+        ({"exact": False}, Priority.BATCH, (3, 4, 5)),
+        ({"exact": True}, Priority.INTERACTIVE, ()),
+        ({}, Priority.BATCH, ()),
+        ({"logprobs": 0}, Priority.INTERACTIVE, ()),
+    ],
+)
+def test_the_next_attempt_goes_on_behind_what_was_told_unless_it_is_exact(
+    parameters: dict[str, Any], priority: Priority, taken: tuple[int, ...]
+) -> None:
+    job = replace(claimed("a", number=2), parameters=parameters, priority=priority)
+    request = build_request(job, StandInVocabulary(), PROVEN, BEFORE)
+    assert request.taken_over == taken
+    assert request.row_class == "lone"  # as the attempt before, whatever is free
+
+
+def test_a_text_that_was_taken_up_says_so_and_is_not_called_exact(room: Room) -> None:
+    room.world.snapshots["a"] = BEFORE
+    room.run(claimed("a", number=2))
+    (outcome,) = room.world.outcomes
+    assert isinstance(outcome, Succeeded)
+    assert outcome.generation.continuity == {"mode": "continued", "from_attempt": 1, "tokens": 3}
+    assert outcome.generation.recipe["exact"] is False
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_text_that_was_generated_again_says_whether_it_is_the_same(room: Room, same: bool) -> None:
+    job = replace(claimed("a", number=2), parameters={"exact": True})
+    request = build_request(job, StandInVocabulary(), PROVEN, BEFORE)
+    live = room.engine.submit(request)
+    room.engine.end(live, "ice", "stop")
+    completion = live.wait(0)
+    assert completion is not None
+    tokens = (*BEFORE.token_ids, 9) if same else (3, 9, 5)
+    outcome = outcome_of(replace(completion, token_ids=tokens), request, job, {}, PROVEN, before=BEFORE)
+    room.engine.live.clear()
+    assert isinstance(outcome, Succeeded)
+    told = {"mode": "regenerated", "from_attempt": 1, "tokens": 3, "matches": same}
+    assert outcome.generation.continuity == told
+    assert outcome.generation.recipe["exact"] is True

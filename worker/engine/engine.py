@@ -216,11 +216,16 @@ class Engine:
             except ValueError as error:
                 self._end_unstarted(generation, submitted, str(error))
                 continue
+            for token in generation.request.taken_over:
+                sampler.accept(token)
             self._num_admitted += 1
             slot = self._slots.take(row_class)
             sequence = Sequence(generation, slot, row_class, sampler, submitted=submitted, serial=self._num_admitted)
+            sequence.take_over(self._model.vocabulary.piece)
             self._slots.seat(sequence)
             self._prefiller.enter(sequence)
+            if sequence.finish_reason is not None:  # what it took over was all of it
+                self._end(sequence)
 
     def _class_for(self, request: Request) -> RowClass | None:
         """The class of the slot a request may have now; an interactive one has another sequence paused for it."""

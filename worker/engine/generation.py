@@ -55,18 +55,29 @@ class Request:
     """None: the engine chooses at admission; what it chose is in the completion."""
     interactive: bool = True
     """Admitted before the others, may use the slots in reserve, and pauses another where no slot is free."""
+    taken_over: tuple[int, ...] = ()
+    """Tokens of the completion that an earlier run of it has told: they are prefilled, and it goes on behind them. Its
+    text and its tokens begin with theirs. Not exact: prefilled cells have other bits than decoded ones."""
     exact: bool = True
     """Whether its bits must depend on itself alone. Where the machine has not proven that for prompts prefilled
     together, an exact one is prefilled by itself; others are not."""
 
+    @property
+    def prefix_ids(self) -> tuple[int, ...]:
+        """What has cells before the first new token: the prompt, and what was taken over."""
+        return self.prompt.token_ids + self.taken_over
+
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """New text of one generation. `end` is the length of all its text so far, in code points, this included."""
+    """New text of one generation. `end` is the length of all its text so far, in code points, this included;
+    `token_ids` are the tokens since the last delta, whose text may be held back in part."""
 
     request_id: str
     text: str
     end: int
+    token_ids: tuple[int, ...] = ()
+    row_class: RowClass = "lone"
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ class Prefiller:
         sequence.block = self._model.options.chunk_rows if exact_alone else self._model.options.block_tokens
         sequence.joins = not exact_alone
         # The last token is never taken over: somebody must decode it for its logits.
-        tokens = sequence.request.prompt.token_ids[:-1]
+        tokens = sequence.prefix_ids[:-1]
         sequence.keys = block_keys(tokens, sequence.block, b"" if sequence.joins else b"alone") if self._shares else ()
         sequence.num_known_blocks = self._store.note(sequence.keys)
         self._store.counts.num_prompt_tokens += len(tokens) + 1
@@ -206,7 +206,7 @@ def _num_left(sequence: Running) -> int:
 def _piece(sequence: Running, rows: int) -> Piece:
     start = sequence.position
     end = min(start + rows, sequence.prefill_end)
-    return Piece(sequence.slot, start, sequence.request.prompt.token_ids[start:end], rows)
+    return Piece(sequence.slot, start, sequence.prefix_ids[start:end], rows)
 
 
 def _num_common(ones: Sequence[Key], others: Sequence[Key]) -> int:

@@ -93,6 +93,15 @@ class Sampler:
             self._recent.append(token)
         return token
 
+    def accept(self, token: int) -> None:
+        """Take a token that was chosen elsewhere: it counts as if it had been drawn here."""
+        if self._sampling.temperature > 0:
+            self._random()
+        if self._grammar is not None:
+            self._grammar.accept(token)
+        if self._recent.maxlen:
+            self._recent.append(token)
+
     def logprob(self, row: Row, token: int, num_top: int) -> TokenLogprob:
         """Log-probabilities the model gave to `token` and to its `num_top` likeliest ones, before any knob."""
         logits = row.logits

@@ -35,7 +35,8 @@ class Sequence:
         self.sampler = sampler
         self.serial = serial
         self.position = 0
-        self.prefill_end = len(self.request.prompt.token_ids) - (row_class == "tile")
+        self.prefix_ids = self.request.prefix_ids
+        self.prefill_end = len(self.prefix_ids) - (row_class == "tile")
         self.block = 0
         self.joins = True
         self.keys: tuple[bytes, ...] = ()
@@ -52,6 +53,7 @@ class Sequence:
         self._submitted = submitted
         self._admitted = time.monotonic()
         self._prefilled = self._first_token = 0.0
+        self._num_told = 0
 
     @property
     def prefilling(self) -> bool:
@@ -77,11 +79,21 @@ class Sequence:
             self.finish_reason = "length"
         self.pending = token if self.finish_reason is None else None
 
+    def take_over(self, piece: Callable[[int], bytes]) -> None:
+        """Begin with the tokens and the text of an earlier run."""
+        for token in self.request.taken_over:
+            self.token_ids.append(token)
+            self._add(self._text.feed(piece(token)))
+        if self._text.stopped:
+            self.finish_reason = "stop"
+        elif len(self.token_ids) >= self.request.max_tokens:
+            self.finish_reason = "length"
+
     def mark_prefilled(self) -> None:
         """The prompt is whole; a tile sequence decodes its last token now."""
         self._prefilled = time.monotonic()
         if self.row_class == "tile":
-            self.pending = self.request.prompt.token_ids[-1]
+            self.pending = self.prefix_ids[-1]
 
     def flush(self) -> None:
         """No more tokens will come: release the text held back."""
@@ -93,7 +105,9 @@ class Sequence:
             return None
         text = "".join(self._fresh)
         self._fresh.clear()
-        return TextDelta(self.request.id, text, self._text.num_characters)
+        token_ids = tuple(self.token_ids[self._num_told :])
+        self._num_told = len(self.token_ids)
+        return TextDelta(self.request.id, text, self._text.num_characters, token_ids, self.row_class)
 
     def completion(self, error: str | None = None) -> Completion:
         """The end, as the caller gets it."""

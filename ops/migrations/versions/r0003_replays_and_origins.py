@@ -23,10 +23,12 @@ NEW_COLUMNS = (
 
 
 def upgrade() -> None:
+    op.add_column("generations", sa.Column("continuity", JSON))
     for column in NEW_COLUMNS:
         op.add_column("jobs", column)
 
 
 def downgrade() -> None:
+    op.execute(sa.text("ALTER TABLE generations DROP COLUMN continuity"))
     for column in NEW_COLUMNS:
         op.execute(sa.text(f"ALTER TABLE jobs DROP COLUMN {column.name}"))
