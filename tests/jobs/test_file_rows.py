@@ -1,4 +1,4 @@
-"""Files: rows, segments, deletion, expiry, compaction."""
+"""Rows of files: segments, deletion, expiry, compaction."""
 
 from __future__ import annotations
 
