@@ -53,7 +53,7 @@ async def read_body(request: Request) -> bytes:
 def parse_object(raw: bytes) -> dict[str, Any]:
     """The body as a JSON object. Raises InvalidRequest."""
     body = _parse(raw)
-    _check_values(body)
+    check_values(body, "The request body")
     if not isinstance(body, dict):
         raise InvalidRequest("The request body must be a JSON object.", code="invalid_type")
     return body
@@ -73,46 +73,49 @@ def _parse(raw: bytes) -> Any:
     except json.JSONDecodeError as error:
         _refuse(f"The request body is not valid JSON (line {error.lineno}, column {error.colno}).", code="invalid_json")
     except RecursionError:
-        _refuse(_too_deep(), code="invalid_json")
+        _refuse(_too_deep("The request body"), code="invalid_json")
     except ValueError:  # a number with more digits than Python converts
         _refuse("The request body holds a number that is too long.", code="invalid_json")
 
 
-def _check_values(body: object) -> None:
-    """Walk the whole body (not by recursion) and refuse the first value that cannot be kept."""
+def check_values(body: object, what: str) -> None:
+    """Walk all of a parsed document (not by recursion) and refuse the first value that cannot be kept.
+
+    `what` names the document in the message. Raises InvalidRequest.
+    """
     waiting: list[tuple[Path, object]] = [((), body)]
     while waiting:
         path, value = waiting.pop()
         if isinstance(value, str):
-            _check_text(value, path)
+            _check_text(value, path, what)
         elif isinstance(value, _NotJson):
             name = joined("", path)
-            _refuse(f"{name or 'The body'}: {value.literal} is not JSON; send a finite number.", param=name or None)
+            _refuse(f"{name or what}: {value.literal} is not JSON; send a finite number.", param=name or None)
         elif isinstance(value, dict | list):
-            waiting.extend(_members(value, path))
+            waiting.extend(_members(value, path, what))
 
 
-def _members(value: dict[str, Any] | list[Any], path: Path) -> Iterable[tuple[Path, object]]:
+def _members(value: dict[str, Any] | list[Any], path: Path, what: str) -> Iterable[tuple[Path, object]]:
     if len(path) >= MAX_DEPTH:
-        _refuse(_too_deep(), code="invalid_json")
+        _refuse(_too_deep(what), code="invalid_json")
     if isinstance(value, list):
         return (((*path, index), item) for index, item in enumerate(value))
     for key in value:
-        _check_text(key, path)
+        _check_text(key, path, what)
     return (((*path, key), item) for key, item in value.items())
 
 
-def _check_text(text: str, path: Path) -> None:
+def _check_text(text: str, path: Path, what: str) -> None:
     found = _UNSTORABLE.search(text)
     if found is None:
         return
-    what = "a NUL character" if found.group() == "\x00" else "half of a surrogate pair"
+    kind = "a NUL character" if found.group() == "\x00" else "half of a surrogate pair"
     name = joined("", path)
-    _refuse(f"{name or 'The body'}: holds {what}, which cannot be stored.", param=name or None, code="invalid_text")
+    _refuse(f"{name or what}: holds {kind}, which cannot be stored.", param=name or None, code="invalid_text")
 
 
-def _too_deep() -> str:
-    return f"The request body is nested deeper than {MAX_DEPTH} levels."
+def _too_deep(what: str) -> str:
+    return f"{what} is nested deeper than {MAX_DEPTH} levels."
 
 
 def _refuse(message: str, *, param: str | None = None, code: str = "invalid_json") -> Never:

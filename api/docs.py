@@ -13,13 +13,15 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic.json_schema import models_json_schema
 
-from api.wire import JobRequest, ManyJobsRequest
+from api.wire import BatchRequest, JobRequest, ManyJobsRequest
 
 ASSETS_URL = "/docs/assets"
 _POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
 )
 _POLICY += "connect-src 'self'; frame-ancestors 'none'"
+_BODIES = (JobRequest, ManyJobsRequest, BatchRequest)
+"""What the routes parse themselves, so that FastAPI does not know of it."""
 _REF = "#/components/schemas/{model}"
 
 
@@ -51,7 +53,7 @@ def _described(app: FastAPI) -> dict[str, Any]:
     schema = get_openapi(
         title=app.title, version=app.version, summary=app.summary, description=app.description, routes=app.routes
     )
-    _, bodies = models_json_schema([(JobRequest, "validation"), (ManyJobsRequest, "validation")], ref_template=_REF)
+    _, bodies = models_json_schema([(model, "validation") for model in _BODIES], ref_template=_REF)
     schemas = schema["components"]["schemas"]
     schemas.update(bodies["$defs"])
     # FastAPI promises a 422 of its own shape; here what is wrong is a 400 of ours.

@@ -27,6 +27,7 @@ from jobs.errors import (
     NotFound,
     PenstockError,
     QueueUnavailable,
+    StorageUnavailable,
     StoreUnavailable,
 )
 
@@ -67,11 +68,10 @@ def body_too_large(limit_bytes: int) -> Refusal:
     )
 
 
-def model_not_found(model: str) -> Refusal:
+def model_not_found(model: str, param: str = "model") -> Refusal:
     """`model` is what is served, for the caller to correct the request."""
-    return Refusal(
-        HTTPStatus.NOT_FOUND, f"model: only {model!r} is served here.", code="model_not_found", param="model"
-    )
+    message = f"{param}: only {model!r} is served here."
+    return Refusal(HTTPStatus.NOT_FOUND, message, code="model_not_found", param=param)
 
 
 def error_body(message: str, *, type: str, param: str | None, code: str) -> dict[str, Any]:  # noqa: A002
@@ -99,6 +99,8 @@ def _refusal_of(error: Exception) -> Refusal:
             told = Refusal(409, str(error), code=error.code, param="Idempotency-Key", headers=headers)
         case StoreUnavailable():
             told = _later("The database cannot be reached right now.", error)
+        case StorageUnavailable():
+            told = _later("The storage of files cannot be reached right now, or is full.", error)
         case QueueUnavailable():
             told = _later("Redis cannot be reached right now.", error)
         case ModelUnknown():

@@ -1,10 +1,15 @@
-"""The bound on a request's body, kept while it arrives: nothing beyond it is ever held in memory."""
+"""The bound on a request's body, kept while it arrives: nothing beyond it is ever held in memory.
+
+One route is left out: uploads are never held, and have a bound of their own (`api.intake.upload`).
+"""
 
 from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import answer_for, body_too_large
+
+UPLOADS = ("POST", "/v1/files")
 
 
 class BodyLimit:
@@ -15,7 +20,7 @@ class BodyLimit:
         self.limit_bytes = limit_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or (scope["method"], scope["path"]) == UPLOADS:
             await self.app(scope, receive, send)
         elif _announced_bytes(scope) > self.limit_bytes:
             await answer_for(body_too_large(self.limit_bytes))(scope, receive, send)

@@ -6,6 +6,7 @@ lies on this machine (`demo`, or a path) is known before any worker has announce
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 import zlib
@@ -33,6 +34,15 @@ class ServedModel:
     context_tokens: int
     vocabulary: Vocabulary
     exact: bool | None = None
+    version: str = ""
+    """The SHA-256 of the model's file, or what else tells one from another that had its name."""
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits for all of it that a request is checked against: what was checked for one such
+        model holds for another with the same."""
+        said = f"{self.name}\n{self.version}\n{self.context_tokens}\n{self.exact is False}"
+        return hashlib.sha256(said.encode()).hexdigest()
 
 
 class Catalog:
@@ -69,17 +79,19 @@ class Catalog:
             row.context_tokens,
             _announced_vocabulary(row.vocabulary),
             exact=any(row.details["exact"].values()) if "exact" in row.details else None,
+            version=row.sha256,
         )
 
     def _local(self) -> ServedModel:
         path = local_file(self._settings.model)
         if path is None:
             raise ModelUnknown(self.name)
-        vocabulary = _vocabulary_in(path, path.stat().st_mtime_ns)
+        changed_at = path.stat().st_mtime_ns
+        vocabulary = _vocabulary_in(path, changed_at)
         known = [tokens for tokens in (self._settings.context_tokens, vocabulary.context_tokens) if tokens]
         if not known:
             raise ModelUnknown(self.name)
-        return ServedModel(self.name, min(known), vocabulary)
+        return ServedModel(self.name, min(known), vocabulary, version=f"changed at {changed_at}")
 
 
 # A process serves one model, or for a moment two, when the file behind a name changes.

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
+from api.batch_shapes import FINAL, batch_object
 from api.checking import Submission
-from api.shapes import accepted_row, batch_object, job_object
-from api.wire import BatchObject, JobObject, JobPage
+from api.shapes import accepted_row, job_object
+from api.wire import BatchObject, BatchPage, JobObject, JobPage
 from jobs.errors import InvalidRequest, NotFound, StoreUnavailable
-from jobs.records import BatchCounts
 from jobs.states import ENDED, JobState
 from jobs.store import Store
-from jobs.tables import Batch, Job
+from jobs.store.waiting import seconds_to_poll_batch
+from jobs.tables import Job
 
-_IDS = {"job": re.compile("job_[0-9a-f]{32}"), "batch": re.compile("batch_[0-9a-f]{32}")}
+_IDS = {
+    "job": re.compile("job_[0-9a-f]{32}"),
+    "batch": re.compile("batch_[0-9a-f]{32}"),
+    "file": re.compile("file-[0-9a-f]{32}"),
+    "webhook": re.compile("webhook_[0-9a-f]{32}"),
+    "delivery": re.compile("delivery_[0-9a-f]{32}"),
+}
 MAX_SHOWN_ID = 64
+FINALIZING_SECONDS = 1
+"""When to ask again for a batch whose lines have all ended: its files are as good as whole."""
 
 
 def check_id(kind: str, id: str) -> str:  # noqa: A002
@@ -28,7 +38,16 @@ def check_id(kind: str, id: str) -> str:  # noqa: A002
 
 def read_job(store: Store, job_id: str, owner: str | None) -> JobObject:
     """The whole job, its attempts and its place in the queue. Raises NotFound, StoreUnavailable."""
+    return _whole(store, store.get(check_id("job", job_id), owner=owner))
+
+
+def poll_job(store: Store, job_id: str, owner: str | None) -> tuple[JobObject, int | None]:
+    """The same, and in how many seconds it pays to ask again; None: it has ended. Raises the same."""
     job = store.get(check_id("job", job_id), owner=owner)
+    return _whole(store, job), store.poll_after_seconds(job)
+
+
+def _whole(store: Store, job: Job) -> JobObject:
     generation = store.get_generation(job.id) if job.state in ENDED else None
     position = store.queue_position(job) if job.state == JobState.QUEUED else None
     return job_object(job, generation, store.attempts(job.id), position)
@@ -42,7 +61,7 @@ def read_page(
         read_batch(store, batch_id, owner)
     _check_cursor(store, after, batch_id, owner)
     rows, has_more = store.list_jobs(state=state, batch_id=batch_id, limit=limit, after=after, owner=owner)
-    data = [_listed(store, job) for job in rows]
+    data = _listed(store, rows)
     ids = [job.id for job in rows]
     first, last = (ids[0], ids[-1]) if ids else (None, None)
     return JobPage(data=data, first_id=first, last_id=last, has_more=has_more)
@@ -59,14 +78,42 @@ def _check_cursor(store: Store, after: str | None, batch_id: str | None, owner: 
         raise InvalidRequest("after: this job is not in the batch.", param="after")
 
 
-def _listed(store: Store, job: Job) -> JobObject:
-    return job_object(job, store.get_generation(job.id) if job.state in ENDED else None)
+def _listed(store: Store, rows: Sequence[Job]) -> list[JobObject]:
+    """Jobs with the text of those that have ended: two queries, however many they are."""
+    texts = store.generations([job.id for job in rows if job.state in ENDED])
+    return [job_object(job, texts.get(job.id)) for job in rows]
+
+
+@contextmanager
+def cursor_of(kind: str, after: str | None) -> Iterator[str | None]:
+    """A listing's cursor: what it finds wrong with it is a wrong parameter, not a missing object."""
+    try:
+        yield None if after is None else check_id(kind, after)
+    except NotFound:
+        raise InvalidRequest(f"after: no {kind} has this id.", param="after") from None
 
 
 def read_batch(store: Store, batch_id: str, owner: str | None) -> BatchObject:
-    """A batch and its counts. Raises NotFound, StoreUnavailable."""
-    rows: tuple[Batch, BatchCounts] = store.get_batch(check_id("batch", batch_id), owner=owner)
-    return batch_object(*rows)
+    """A batch, its counts, and what is known of its pace. Raises NotFound, StoreUnavailable."""
+    batch, counts = store.get_batch(check_id("batch", batch_id), owner=owner)
+    return batch_object(batch, counts, store.batch_rates(batch.id))
+
+
+def poll_batch(store: Store, batch_id: str, owner: str | None) -> tuple[BatchObject, int | None]:
+    """The same, and in how many seconds it pays to ask again; None: nothing more happens. Raises the same."""
+    batch, counts = store.get_batch(check_id("batch", batch_id), owner=owner)
+    rates = store.batch_rates(batch.id)
+    seen = batch_object(batch, counts, rates)
+    return seen, None if seen.status in FINAL else seconds_to_poll_batch(batch, rates) or FINALIZING_SECONDS
+
+
+def read_batches(store: Store, owner: str | None, limit: int, after: str | None) -> BatchPage:
+    """A page of batches, newest first. Raises NotFound for a cursor that names none."""
+    rows, has_more = store.list_batches(owner, limit, after)
+    counts = store.counts_of(rows)
+    data = [batch_object(row, counts[row.id]) for row in rows]
+    first, last = (data[0].id, data[-1].id) if data else (None, None)
+    return BatchPage(data=data, first_id=first, last_id=last, has_more=has_more)
 
 
 def accepted(store: Store, ids: Sequence[str], submission: Submission, batch_id: str | None) -> list[JobObject]:
@@ -89,4 +136,4 @@ def _read_back(store: Store, ids: Sequence[str], batch_id: str | None) -> list[J
     if batch_id is not None:
         rows, _ = store.list_jobs(batch_id=batch_id, limit=len(ids))
         found = {job.id: job for job in rows}
-    return [_listed(store, found.get(job_id) or store.get(job_id)) for job_id in ids]
+    return _listed(store, [found.get(job_id) or store.get(job_id) for job_id in ids])

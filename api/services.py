@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -10,12 +11,17 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
 from api.announcing import Announcer
+from api.batch_watching import BatchWatches
 from api.models import Catalog
 from jobs.database import open_engine
 from jobs.events import EventReader, EventWriter, open_async_redis, open_redis
+from jobs.files import Vault
 from jobs.queue import Publisher, make_app
 from jobs.settings import Settings
 from jobs.store import Store
+
+NUM_CHECKERS = 2
+"""Threads for the lines of all uploads: counting tokens runs beside Python, the rest of a check does not."""
 
 
 @dataclass
@@ -29,6 +35,10 @@ class Services:
     announcer: Announcer
     catalog: Catalog
     reader: EventReader
+    vault: Vault
+    checkers: Executor
+    """The threads that check the lines of uploads."""
+    watches: BatchWatches
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod
@@ -37,6 +47,7 @@ class Services:
         store = Store(open_engine(settings.resolved_database_url), settings=settings)
         client = open_redis(settings.resolved_redis_url)
         async_client = open_async_redis(settings.resolved_redis_url)
+        vault = Vault.open(settings)
         announcer = Announcer(store, Publisher(make_app(settings)), EventWriter(client))
         return cls(
             settings=settings,
@@ -46,10 +57,15 @@ class Services:
             announcer=announcer,
             catalog=Catalog(store, settings),
             reader=EventReader(async_client),
+            vault=vault,
+            checkers=ThreadPoolExecutor(NUM_CHECKERS, thread_name_prefix="check-lines"),
+            watches=BatchWatches(store),
         )
 
     async def close(self) -> None:
         self.closing.set()
+        await self.watches.aclose()
+        self.checkers.shutdown(wait=False, cancel_futures=True)
         await self.reader.aclose()
         await self.async_redis.aclose()
         self.redis.close()

@@ -7,17 +7,16 @@ from datetime import datetime
 
 from api.wire import (
     AttemptObject,
-    BatchObject,
-    BatchStatus,
+    FileObject,
     JobError,
     JobObject,
+    LineCounts,
     ModelObject,
-    RequestCounts,
     Usage,
 )
-from jobs.records import BatchCounts, NewJob
+from jobs.records import NewJob
 from jobs.states import AttemptOutcome, FinishReason, JobState, Priority
-from jobs.tables import Attempt, Batch, Generation, Job, Model
+from jobs.tables import Attempt, File, Generation, Job, Model
 
 
 def job_object(
@@ -91,35 +90,6 @@ def _attempt_object(attempt: Attempt) -> AttemptObject:
     )
 
 
-def batch_object(batch: Batch, counts: BatchCounts) -> BatchObject:
-    """A batch in OpenAI's shape. One whose jobs have all ended is `completed`, however they ended."""
-    cancelling, ended = _unix(batch.cancel_requested_at), _unix(batch.ended_at)
-    by_state = {state: counts.by_state.get(state, 0) for state in JobState}
-    created = int(batch.created_at.timestamp())
-    return BatchObject(
-        id=batch.id,
-        status=_batch_status(batch),
-        created_at=created,
-        in_progress_at=created,
-        cancelling_at=cancelling,
-        completed_at=None if cancelling else ended,
-        cancelled_at=ended if cancelling else None,
-        request_counts=RequestCounts(
-            total=counts.total,
-            completed=by_state[JobState.SUCCEEDED],
-            failed=by_state[JobState.FAILED] + by_state[JobState.EXPIRED],
-        ),
-        counts=by_state,
-        metadata=batch.job_metadata,
-    )
-
-
-def _batch_status(batch: Batch) -> BatchStatus:
-    if batch.cancel_requested_at:
-        return "cancelled" if batch.ended_at else "cancelling"
-    return "completed" if batch.ended_at else "in_progress"
-
-
 def model_object(model: Model) -> ModelObject:
     """An announced model, as OpenAI's clients list it."""
     return ModelObject(
@@ -130,5 +100,23 @@ def model_object(model: Model) -> ModelObject:
     )
 
 
-def _unix(instant: datetime | None) -> int | None:
+def file_object(file: File) -> FileObject:
+    """A file's row in OpenAI's shape. One that still grows is `uploaded`, not yet `processed`."""
+    return FileObject(
+        id=file.id,
+        bytes=file.num_bytes,
+        created_at=int(file.created_at.timestamp()),
+        expires_at=unix(file.expires_at),
+        filename=file.filename,
+        purpose=file.purpose,
+        status="processed" if file.complete_at else "uploaded",
+        complete=file.complete_at is not None,
+        sha256=file.sha256,
+        lines=LineCounts(total=file.num_lines, invalid=file.num_invalid),
+        batch_id=file.batch_id,
+    )
+
+
+def unix(instant: datetime | None) -> int | None:
+    """Unix seconds, as OpenAI's objects have their times."""
     return None if instant is None else int(instant.timestamp())

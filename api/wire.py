@@ -164,28 +164,164 @@ class RequestCounts(BaseModel):
     failed: int
 
 
-BatchStatus = Literal["in_progress", "completed", "cancelling", "cancelled"]
+BatchStatus = Literal[
+    "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
+]
+
+
+class BatchUsage(BaseModel):
+    """Tokens of the lines that have ended."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    input_tokens_details: dict[str, int] = Field(default_factory=lambda: {"cached_tokens": 0})
+    output_tokens_details: dict[str, int] = Field(default_factory=lambda: {"reasoning_tokens": 0})
+
+
+class BatchFault(BaseModel):
+    """Why a batch failed as a whole, or why one of its lines cannot run. `line` is that of the file, from 1."""
+
+    code: str
+    message: str
+    param: str | None = None
+    line: int | None = None
+
+
+class BatchFaults(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[BatchFault]
+
+
+class EtaSeconds(BaseModel):
+    """The time to the end, from measured rates: as likely sooner as later than `p50`; sooner than `p90` nine times in
+    ten."""
+
+    p50: float
+    p90: float
 
 
 class BatchObject(BaseModel):
-    """A batch, shaped like OpenAI's: its times are Unix seconds. `counts` has the jobs by state."""
+    """A batch, shaped like OpenAI's: its times are Unix seconds.
+
+    Beside OpenAI's fields: `counts` (jobs by state), rates and `eta_seconds` (null in lists, and while nothing has
+    been measured), `weight` and `events_url`.
+    """
 
     id: str
     object: Literal["batch"] = "batch"
-    endpoint: str = "/v1/jobs"
+    endpoint: str
+    model: str | None
     status: BatchStatus
-    errors: None = None
-    input_file_id: str | None = None
-    output_file_id: str | None = None
-    error_file_id: str | None = None
+    errors: BatchFaults | None
+    input_file_id: str | None
+    completion_window: str | None
+    output_file_id: str | None = Field(description="There from the first line that succeeded; it grows.")
+    error_file_id: str | None = Field(description="There from the first line that failed, or was never run.")
     created_at: int
-    in_progress_at: int
-    cancelling_at: int | None
+    in_progress_at: int | None
+    expires_at: int | None
+    finalizing_at: int | None
     completed_at: int | None
+    failed_at: int | None
+    expired_at: int | None
+    cancelling_at: int | None
     cancelled_at: int | None
     request_counts: RequestCounts
-    counts: dict[JobState, int]
+    usage: BatchUsage
     metadata: dict[str, str]
+    counts: dict[JobState, int]
+    lines_per_second: float | None = None
+    tokens_per_second: float | None = Field(default=None, description="Completion tokens.")
+    eta_seconds: EtaSeconds | None = None
+    weight: float = Field(description="Its share of the workers beside the owner's other batches.")
+    events_url: str
+
+
+class BatchPage(BaseModel):
+    """Newest first. For the next page: `?after=` its `last_id`."""
+
+    object: Literal["list"] = "list"
+    data: list[BatchObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+MIN_EXPIRY_SECONDS = 1
+MAX_EXPIRY_SECONDS = 10 * 365 * 24 * 3600
+
+
+class ExpiresAfter(BaseModel):
+    """When files of results go: so long after their making."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[StrictInt, Field(ge=MIN_EXPIRY_SECONDS, le=MAX_EXPIRY_SECONDS)]
+
+
+class BatchRequest(BaseModel):
+    """A batch of the lines of a file.
+
+    Three keys of `metadata` mean something: `on_invalid` (`reject`: one line that cannot run fails the batch),
+    `output_order` (`input`: the output file comes at the end, in the order of the lines) and `weight` (0.1 to 10).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input_file_id: StrictStr
+    endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/jobs"]
+    completion_window: StrictStr | None = Field(
+        default=None, description="`24h`, `90m`, `1.5h`, `7d`. Lines that have not ended by then expire. None: no end."
+    )
+    metadata: Metadata | None = None
+    output_expires_after: ExpiresAfter | None = None
+
+
+class RetriedBatch(BatchObject):
+    """A batch that was opened again. `num_retried`: its lines that are queued again."""
+
+    num_retried: int
+
+
+class LineCounts(BaseModel):
+    """Lines of a file. `invalid` ones can never run; they end in the batch's error file."""
+
+    total: int
+    invalid: int
+
+
+class FileObject(BaseModel):
+    """A file, shaped like OpenAI's. `complete` is false for the results of a batch that still runs."""
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    expires_at: int | None
+    filename: str
+    purpose: str
+    status: Literal["uploaded", "processed"]
+    status_details: None = None
+    complete: bool
+    sha256: str | None
+    lines: LineCounts
+    batch_id: str | None = Field(description="The batch whose results it holds.")
+
+
+class FilePage(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[FileObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class DeletedFile(BaseModel):
+    id: str
+    object: Literal["file"] = "file"
+    deleted: Literal[True] = True
 
 
 class ModelObject(BaseModel):

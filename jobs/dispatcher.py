@@ -1,14 +1,16 @@
 """The dispatcher: sees to it that every job that can run has a message out, and repairs what broke.
 
-One round: hold the office (two may run; one leads) → sweep → notice an emptied Redis → publish. It knows no engine and
-no HTTP, holds no state that matters, and may be killed at any point: the next round, or the other one, goes on.
+One round: hold the office (two may run; one leads) → notice an emptied Redis → publish interactive jobs → sweep →
+publish batch lines → sample the progress of batches. Each step does a bounded amount, and interactive jobs are never
+behind another one for long: where a sweep has left work, the next round follows soon. It knows no engine and no HTTP,
+holds no state that matters, and may be killed at any point: the next round, or the other one, goes on.
 Whoever publishes first and then notes it can only double a message, never lose a job.
 
 A prompt that kills its worker costs the jobs beside it an attempt as well. The sweep cannot tell them apart and
 publishes all of them again; the last attempt of each runs alone (`Store.runs_alone`, `worker.company`), so only the
 culprit's attempts are ever spent by it. See `ops/decisions/0006-the-last-attempt-is-alone.md`.
 
-`python -m jobs.dispatcher` runs the role until SIGTERM.
+`python -m jobs.dispatcher` runs the role until SIGTERM, and the clerk (`jobs.clerk`) in a thread beside it.
 """
 
 from __future__ import annotations
@@ -20,31 +22,36 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import structlog
 from redis import Redis
-from redis.client import PubSub
 from redis.exceptions import RedisError, ResponseError
 
+from jobs import clerk, courier
+from jobs.bell import Bell, Outage
 from jobs.database import open_engine
 from jobs.errors import PenstockError, QueueUnavailable, StoreUnavailable
-from jobs.events import DISPATCH_CHANNEL, SENTINEL_KEY, EventWriter, open_redis
+from jobs.events import SENTINEL_KEY, EventWriter, open_redis
 from jobs.logs import configure_logs
 from jobs.queue import Publisher, make_app
 from jobs.records import Publishable, SweepReport
 from jobs.settings import Settings
 from jobs.states import JobState, Priority
 from jobs.store import Store
+from jobs.store.progress import SAMPLE_SECONDS
 
 log = structlog.get_logger("penstock.dispatcher")
 
 OFFICE = "dispatcher"
 MAX_WAIT_SECONDS = 1.0
 """Rounds come no further apart than this while something is down: recovery is noticed within it."""
+MIN_REST_SECONDS = 0.02
+MANY_SWEPT = 500
+"""A sweep that moved so many jobs may have left some: what it does in one round is bounded."""
 RETURN_SECONDS = 3.0
 """After an outage of the database no lease is swept for so long. Nobody could renew one or store a result meanwhile:
 workers try again every two seconds at least, and what they have finished must not be thrown away for it."""
@@ -58,12 +65,31 @@ class Publishes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round did. `refilled`: Redis had been emptied."""
+    """What one round did. `refilled`: Redis had been emptied. `seconds`: how long it took."""
 
     leads: bool
     swept: SweepReport = field(default_factory=SweepReport)
     refilled: bool = False
     published: Publishable = field(default_factory=Publishable)
+    seconds: float = 0.0
+
+
+def rest_seconds(done: Round, interval_seconds: float, since_seconds: float) -> float:
+    """How long to wait for a ring before the next round. `since_seconds`: from the last round's end to this one's.
+
+    At most the interval. At once where more interactive jobs may wait. Half as long as the round took where the sweep
+    found much: there may be more, and the other writers of a SQLite get their turns. Else until about half the window
+    has been used up again, going by how much of it was: a window must not run dry because lines are quick.
+    """
+    if done.refilled or len(done.published.interactive) > 0:
+        return 0.0
+    rest = interval_seconds
+    if done.swept.num_moved >= MANY_SWEPT:
+        rest = min(rest, done.seconds / 2)
+    if done.published.batch and since_seconds > 0:
+        lines_per_second = len(done.published.batch) / since_seconds
+        rest = min(rest, max(MIN_REST_SECONDS, done.published.window / 2 / lines_per_second))
+    return rest
 
 
 class Dispatcher:
@@ -88,6 +114,7 @@ class Dispatcher:
         self._monotonic = monotonic
         self._leads = False
         self._asked_at = float("-inf")
+        self._sampled_at = float("-inf")
         self._store_away = False
         self._spare_leases_until = float("-inf")
 
@@ -105,16 +132,29 @@ class Dispatcher:
             raise
 
     def _round(self) -> Round:
+        begun = self._monotonic()
         leads, spare_leases = self._hold_office(), self._just_back()
         if not leads:
             return Round(leads=False)
+        refilled, published, trouble = self._urgent()
         swept = self._store.sweep(spare_leases=spare_leases)
         self._announce(swept)
+        if trouble is not None:
+            raise trouble
+        with _redis_needed():
+            if swept.requeued:
+                published = [*published, *self._publish_interactive()]
+            lines = self._publish_lines()
+        self._sample()
+        return Round(True, swept, refilled, replace(lines, interactive=published), self._monotonic() - begun)
+
+    def _urgent(self) -> tuple[bool, Sequence[str], QueueUnavailable | None]:
+        """What must not wait for a sweep: an emptied Redis, and interactive jobs. Without Redis the sweep goes on."""
         try:
-            refilled = self._refill_if_emptied()
-            return Round(True, swept, refilled, self._publish())
-        except RedisError as error:
-            raise QueueUnavailable(f"Redis cannot be reached ({type(error).__name__}).") from None
+            with _redis_needed():
+                return self._refill_if_emptied(), self._publish_interactive(), None
+        except QueueUnavailable as error:
+            return False, (), error
 
     def _hold_office(self) -> bool:
         """Ask the database, but not in every round: an answer is good for a third of the office's term.
@@ -178,20 +218,34 @@ class Dispatcher:
         log.info("redis_was_empty", next="every queued job is published again, as the window allows")
         return True
 
-    def _publish(self) -> Publishable:
-        chosen = self._store.to_publish({priority: self._num_waiting(priority) for priority in Priority})
-        again = set(chosen.again)
-        for ids, priority in (
-            (chosen.interactive, Priority.INTERACTIVE),
-            (chosen.again, Priority.BATCH),
-            ([job_id for job_id in chosen.batch if job_id not in again], Priority.BATCH),
-        ):
-            if ids:
-                self._publisher.publish(list(ids), priority)
-                if ids is chosen.again:
-                    self._move_up(len(ids))
-                self._store.mark_published(ids)
+    def _publish_interactive(self) -> Sequence[str]:
+        chosen = self._choose(Priority.INTERACTIVE).interactive
+        self._send(chosen, Priority.INTERACTIVE)
         return chosen
+
+    def _publish_lines(self) -> Publishable:
+        chosen = self._choose(Priority.BATCH)
+        again = set(chosen.again)
+        self._send(chosen.again, Priority.BATCH, before_others=True)
+        self._send([job_id for job_id in chosen.batch if job_id not in again], Priority.BATCH)
+        return chosen
+
+    def _choose(self, priority: Priority) -> Publishable:
+        return self._store.to_publish({priority: self._num_waiting(priority)}, (priority,))
+
+    def _send(self, ids: Sequence[str], priority: Priority, *, before_others: bool = False) -> None:
+        if ids:
+            self._publisher.publish(list(ids), priority)
+            if before_others:
+                self._move_up(len(ids))
+            self._store.mark_published(ids)
+
+    def _sample(self) -> None:
+        """Note the progress of batches, now and then."""
+        now = self._monotonic()
+        if now - self._sampled_at >= SAMPLE_SECONDS:
+            self._store.sample_batches()
+            self._sampled_at = now
 
     def _move_up(self, num_messages: int) -> None:
         """Put the newest batch messages before all that wait: a job whose worker died runs again at once, and not
@@ -207,75 +261,35 @@ class Dispatcher:
         return int(self._redis.llen(priority.value))
 
     def run(self, stop: threading.Event) -> None:
-        """Run rounds until `stop`: every `dispatch_interval_seconds`, and at once when somebody wakes us."""
+        """Run rounds until `stop`: every `dispatch_interval_seconds`, sooner where much is going on, and at once when
+        somebody wakes us."""
         bell = Bell(self._redis)
         outage = Outage()
+        interval = self._settings.dispatch_interval_seconds
+        ended_at = self._monotonic()
         while not stop.is_set():
-            wait_seconds = self._settings.dispatch_interval_seconds
             try:
-                last = self.step()
-                outage.over()
+                done = self.step()
             except (StoreUnavailable, QueueUnavailable) as error:
                 outage.began(error)
-                wait_seconds = min(MAX_WAIT_SECONDS, 2 * wait_seconds)
+                wait_seconds = min(MAX_WAIT_SECONDS, 2 * interval)
             else:
-                many = len(last.published.batch) > self._settings.dispatch_window // 2
-                if last.refilled or many or len(last.published.interactive) > 0:
-                    continue  # There may be more, or the lines are short: look at once.
-            bell.wait(wait_seconds, stop)
+                outage.over()
+                now = self._monotonic()
+                wait_seconds = rest_seconds(done, interval, now - ended_at)
+                ended_at = now
+            if wait_seconds > 0:
+                bell.wait(wait_seconds, stop)
         self.resign()
         bell.close()
 
 
-class Outage:
-    """Says once when something goes away, and once when it is back."""
-
-    def __init__(self) -> None:
-        self._code: str | None = None
-
-    def began(self, error: PenstockError) -> None:
-        if error.code != self._code:
-            self._code = error.code
-            log.warning("outage", code=error.code, reason=str(error), next="rounds go on until it is back")
-
-    def over(self) -> None:
-        if self._code is not None:
-            log.info("outage_over", code=self._code)
-            self._code = None
-
-
-class Bell:
-    """Waits for a ring on the dispatch channel; without Redis, just waits."""
-
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-        self._pubsub: PubSub | None = None
-
-    def wait(self, seconds: float, stop: threading.Event) -> None:
-        """Wait until somebody rings, or for `seconds`."""
-        until = time.monotonic() + seconds
-        try:
-            if self._pubsub is None:
-                self._pubsub = self._redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-                self._pubsub.subscribe(DISPATCH_CHANNEL)
-            while not stop.is_set() and (left := until - time.monotonic()) > 0:
-                if self._pubsub.get_message(timeout=left) is not None:
-                    self._hush()
-                    return
-        except (RedisError, OSError):
-            self.close()
-            stop.wait(max(0.0, until - time.monotonic()))
-
-    def _hush(self) -> None:
-        """Take the other rings that came meanwhile: one round answers them all."""
-        while self._pubsub is not None and self._pubsub.get_message(timeout=0) is not None:
-            pass
-
-    def close(self) -> None:
-        if self._pubsub is not None:
-            with suppress(RedisError, OSError):
-                self._pubsub.close()
-            self._pubsub = None
+@contextmanager
+def _redis_needed() -> Iterator[None]:
+    try:
+        yield
+    except RedisError as error:
+        raise QueueUnavailable(f"Redis cannot be reached ({type(error).__name__}).") from None
 
 
 def main() -> int:
@@ -288,7 +302,12 @@ def main() -> int:
     store = Store(open_engine(settings.resolved_database_url), settings=settings)
     redis = open_redis(settings.resolved_redis_url)
     log.info("dispatcher_started", interval_seconds=settings.dispatch_interval_seconds, window=settings.dispatch_window)
+    beside = clerk.start(store, redis, settings, stop)
+    deliveries = courier.start(store, settings, stop)
     Dispatcher(store, Publisher(make_app(settings)), redis, settings).run(stop)
+    if beside is not None:
+        beside.join(clerk.STOP_SECONDS)
+    deliveries.join(courier.STOP_SECONDS + courier.OUTAGE_SECONDS)
     log.info("dispatcher_stopped")
     return 0
 

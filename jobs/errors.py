@@ -7,6 +7,7 @@
     ├── LeaseLost               the attempt no longer holds its job              (never retry)
     ├── QueueUnavailable        Redis cannot be reached or is full               (retry helps)
     ├── StoreUnavailable        the database cannot be reached, or is full       (retry helps)
+    ├── StorageUnavailable      the disk or object store of files cannot serve   (retry helps)
     ├── StoreRefused            a rule of the database refused: a defect of ours (never retry)
     └── ModelUnknown            no worker has announced the model yet            (retry helps)
 
@@ -77,6 +78,13 @@ class StoreUnavailable(PenstockError):
 
     retryable = True
     code = "store_unavailable"
+
+
+class StorageUnavailable(PenstockError):
+    """Where the bytes of files are kept cannot be reached, or is full."""
+
+    retryable = True
+    code = "storage_unavailable"
 
 
 class StoreRefused(PenstockError):

@@ -130,8 +130,13 @@ class SweepReport:
     num_more_cancelled: int = 0
 
     def __bool__(self) -> bool:
-        num_more = self.num_more_expired + self.num_more_cancelled
-        return bool(self.requeued or self.failed or self.expired or self.cancelled or num_more)
+        return self.num_moved > 0
+
+    @property
+    def num_moved(self) -> int:
+        """All jobs that it moved."""
+        num_named = len(self.requeued) + len(self.failed) + len(self.expired) + len(self.cancelled)
+        return num_named + self.num_more_expired + self.num_more_cancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +153,13 @@ class Publishable:
     """Ids of the queued jobs whose message should go out now, oldest first; batch lines fairly mixed.
 
     `again`: those of the batch lines that ran before. Their messages go before the ones that wait.
+    `window`: how many batch lines may be in flight; 0 where only interactive jobs were asked for.
     """
 
     interactive: Sequence[str] = ()
     batch: Sequence[str] = ()
     again: Sequence[str] = ()
+    window: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.interactive or self.batch)
@@ -164,6 +171,21 @@ class BatchCounts:
 
     total: int
     by_state: Mapping[JobState, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How fast a batch goes and how long it still needs, from what was measured lately.
+
+    None: nothing is known yet, or nothing moves. An ended batch has the rates of its whole run and needs no time.
+    """
+
+    lines_per_second: float | None = None
+    tokens_per_second: float | None = None
+    eta_p50_seconds: float | None = None
+    """It will be done as likely before as after."""
+    eta_p90_seconds: float | None = None
+    """It will be done before nine times of ten."""
 
 
 @dataclass(frozen=True, slots=True)

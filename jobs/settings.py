@@ -90,7 +90,9 @@ class Settings(BaseSettings):
     # Dispatch
     dispatch_interval_seconds: Annotated[float, Field(gt=0)] = 0.25
     dispatch_window: Annotated[int, Field(ge=1)] = Field(
-        default=256, description="Batch lines published and not yet ended, at most."
+        default=256,
+        description="Batch lines published and not yet ended. At least so many; where the slots of the living workers "
+        "need more, four for each of them, up to 8192: about 8 MB of Redis.",
     )
     republish_after_seconds: Annotated[float, Field(gt=0)] = Field(
         default=15.0,

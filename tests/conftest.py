@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.support.models import demo_model_path, tiny_model_path
+from tests.support.object_store import s3_server, s3_url
 from tests.support.services import (
     database_url,
     empty_postgres_url,
@@ -26,6 +27,8 @@ __all__ = [
     "postgres_url",
     "redis_server",
     "redis_url",
+    "s3_server",
+    "s3_url",
     "sqlite_template",
     "sqlite_url",
     "tiny_model_path",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastapi import Response
+
 from api.wire import ErrorReply
 
 _MEANINGS = {
@@ -12,7 +14,8 @@ _MEANINGS = {
     404: "There is no such object, or it belongs to another key.",
     409: "The idempotency key was used with another body.",
     413: "The body is over the limit.",
-    415: "The body is not declared as JSON.",
+    415: "The body is not of the kind that is taken here.",
+    416: "The range lies beyond the end of what there is.",
     503: "The database cannot be reached, or the model is not known yet; ask again after `Retry-After` seconds.",
 }
 
@@ -20,3 +23,9 @@ _MEANINGS = {
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What an endpoint may answer instead, for its documentation."""
     return {status: {"model": ErrorReply, "description": _MEANINGS[status]} for status in statuses}
+
+
+def note_poll(response: Response, seconds: int | None) -> None:
+    """Say when it pays to ask again; nothing of what has ended."""
+    if seconds is not None:
+        response.headers["Retry-After"] = str(seconds)

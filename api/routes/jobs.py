@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.body import fingerprint, parse_object, read_body
 from api.checking import check_submission
+from api.idempotency import Calling, note_replay
 from api.keys import Owner
-from api.reading import accepted, check_id, read_job, read_page
-from api.routes import refusals
+from api.reading import accepted, check_id, poll_job, read_job, read_page
+from api.routes import note_poll, refusals
 from api.services import Services, services
 from api.wire import AcceptedJobs, JobObject, JobPage
-from jobs.errors import InvalidRequest
 from jobs.records import NewJob
 from jobs.states import ENDED, JobState, Priority
 
 router = APIRouter(tags=["jobs"])
 
 Parts = Annotated[Services, Depends(services)]
-
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 _SUBMIT_BODY: dict[str, Any] = {
     "requestBody": {
@@ -66,18 +63,6 @@ async def body_after_key(_: Owner, request: Request) -> bytes:
     return await read_body(request)
 
 
-def idempotency_key(
-    key: Annotated[
-        str | None,
-        Header(alias="Idempotency-Key", description="The same key with the same body makes its jobs once."),
-    ] = None,
-) -> str | None:
-    """The caller's key for this submit. Raises InvalidRequest."""
-    if key is not None and not _KEY.fullmatch(key):
-        raise InvalidRequest("Idempotency-Key: must be 1 to 255 visible ASCII characters.", param="Idempotency-Key")
-    return key
-
-
 @router.post(
     "/v1/jobs",
     status_code=202,
@@ -89,7 +74,7 @@ def idempotency_key(
 def submit(  # noqa: PLR0917 -- FastAPI passes them by name
     parts: Parts,
     owner: Owner,
-    key: Annotated[str | None, Depends(idempotency_key)],
+    caller: Calling,
     raw: Annotated[bytes, Depends(body_after_key)],
     response: Response,
     after_reply: BackgroundTasks,
@@ -103,15 +88,13 @@ def submit(  # noqa: PLR0917 -- FastAPI passes them by name
     done = parts.store.submit(
         submission.jobs,
         owner=owner or "",
-        idempotency_key=key,
-        body_sha256=fingerprint(body) if key is not None else None,
         batch_id=None if submission.batch_id is None else check_id("batch", submission.batch_id),
         new_batch=submission.many and submission.batch_id is None,
         batch_metadata=dict(submission.batch_metadata) or None,
+        **caller.terms(fingerprint(body)),
     )
-    if done.replayed:
-        response.headers["Idempotent-Replayed"] = "true"
-    else:
+    note_replay(response, done.replayed)
+    if not done.replayed:
         after_reply.add_task(_announce, parts, done.ids, submission.jobs)
     data = accepted(parts.store, done.ids, submission, done.batch_id)
     return AcceptedJobs(data=data, batch_id=done.batch_id) if submission.many else data[0]
@@ -123,9 +106,12 @@ def _announce(parts: Services, ids: Sequence[str], jobs: Sequence[NewJob]) -> No
 
 
 @router.get("/v1/jobs/{job_id}", response_model=JobObject, summary="Read a job", responses=refusals(401, 404, 503))
-def read(parts: Parts, owner: Owner, job_id: str) -> JobObject:
-    """The job, its text once it has ended, its attempts, and its place in the queue while it waits."""
-    return read_job(parts.store, job_id, owner)
+def read(parts: Parts, owner: Owner, job_id: str, response: Response) -> JobObject:
+    """The job, its text once it has ended, its attempts, and its place in the queue while it waits. Until its end,
+    `Retry-After` says when to ask again."""
+    job, seconds = poll_job(parts.store, job_id, owner)
+    note_poll(response, seconds)
+    return job
 
 
 class ListQuery(BaseModel):

@@ -15,7 +15,7 @@ from api.streaming import JobStream, Position
 
 router = APIRouter(tags=["jobs"])
 
-_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 _DESCRIPTION = """The job as it happens, as server-sent events:
 
@@ -74,4 +74,4 @@ async def events(
 ) -> EventStream:
     stream = JobStream(parts, job_id, owner, position)
     first = await stream.read()
-    return EventStream(stream.frames(first), headers=_HEADERS)
+    return EventStream(stream.frames(first), headers=STREAM_HEADERS)

@@ -17,7 +17,7 @@ from jobs.errors import InvalidRequest, NotFound
 from jobs.ids import new_id
 from jobs.records import EndedLine, NewBatch, NewSegment
 from jobs.states import JobState
-from jobs.store import files, idempotency, numbering
+from jobs.store import files, idempotency, numbering, outbox
 from jobs.store.idempotency import Call
 from jobs.store.intake import check_text
 from jobs.store.reading import rows
@@ -60,6 +60,8 @@ def create(scope: Scope, new: NewBatch, *, owner: str, call: Call) -> tuple[str,
         "errors": errors,
     }
     scope.connection.execute(sa.insert(Batch), [row])
+    if errors is not None:
+        outbox.batch_ended(scope, batch_id)
     return batch_id, False
 
 
@@ -91,6 +93,7 @@ def _refusal(new: NewBatch, num_lines: int, num_valid: int) -> list[dict[str, An
 def refuse(scope: Scope, batch_id: str, errors: Sequence[Mapping[str, Any]]) -> bool:
     """Refuse a batch of which no line was taken in, or say in more detail why it was refused."""
     scope.lock_batches([batch_id])
+    refused_before = scope.connection.scalar(sa.select(Batch.failed_at).where(Batch.id == batch_id)) is not None
     update = (
         sa.update(Batch)
         .where(Batch.id == batch_id, Batch.num_taken == 0, Batch.taken_at.is_(None))
@@ -100,7 +103,10 @@ def refuse(scope: Scope, batch_id: str, errors: Sequence[Mapping[str, Any]]) -> 
             errors=[dict(error) for error in errors],
         )
     )
-    return scope.connection.execute(update.returning(Batch.id)).first() is not None
+    refused = scope.connection.execute(update.returning(Batch.id)).first() is not None
+    if refused and not refused_before:
+        outbox.batch_ended(scope, batch_id)
+    return refused
 
 
 def page(scope: Scope, *, owner: str | None, limit: int, after: str | None) -> tuple[list[Batch], bool]:
@@ -164,6 +170,8 @@ def append(scope: Scope, batch_id: str, kind: Kind, segment: NewSegment | None, 
     batch = rows(scope, sa.select(Batch).where(Batch.id == batch_id, column == after, Batch.finalized_at.is_(None)))
     if not batch or not after <= cursor <= batch[0].num_ends:
         return False
+    if _num_lines(scope, batch[0], kind, after, cursor) != (0 if segment is None else segment.num_lines):
+        return False  # Some of the lines are to run again: their ends have no number any more.
     values: dict[Any, Any] = {column: cursor}
     if segment is not None:
         if not _add_segment(scope, batch[0], kind, segment):
@@ -171,6 +179,18 @@ def append(scope: Scope, batch_id: str, kind: Kind, segment: NewSegment | None, 
         values[_FILES[kind]] = segment.file_id
     scope.connection.execute(sa.update(Batch).where(Batch.id == batch_id).values(values))
     return True
+
+
+def _num_lines(scope: Scope, batch: Batch, kind: Kind, after: int, cursor: int) -> int:
+    """How many ends between two cursors belong into the file. The whole of an output file the counter knows: the rows
+    of a large batch are not gone through under its lock."""
+    succeeded = kind == "output"
+    if succeeded and after == 0 and cursor == batch.num_ends:
+        return batch.num_succeeded
+    query = sa.select(sa.func.count()).select_from(Job).where(Job.batch_id == batch.id)
+    query = query.where(sa.text("jobs.end_number IS NOT NULL"), Job.end_number > after, Job.end_number <= cursor)
+    which = Job.state == JobState.SUCCEEDED if succeeded else Job.state != JobState.SUCCEEDED
+    return scope.connection.scalar(query.where(which)) or 0
 
 
 def _add_segment(scope: Scope, batch: Batch, kind: Kind, segment: NewSegment) -> bool:
@@ -225,5 +245,9 @@ def finalize(scope: Scope, batch_id: str) -> bool:
         return False
     scope.connection.execute(sa.update(Batch).where(Batch.id == batch_id).values(finalized_at=scope.now))
     written = [file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id is not None]
-    scope.connection.execute(sa.update(File).where(File.id.in_(written)).values(complete_at=scope.now))
+    values: dict[Any, Any] = {File.complete_at: scope.now}
+    if batch.output_expires_after_seconds is not None:  # From here, else a long batch's results might go at once.
+        values[File.expires_at] = scope.now + timedelta(seconds=batch.output_expires_after_seconds)
+    scope.connection.execute(sa.update(File).where(File.id.in_(written)).values(values))
+    outbox.batch_ended(scope, batch_id)
     return True

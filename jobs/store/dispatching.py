@@ -1,47 +1,76 @@
 """Which queued jobs should have a message out: interactive ones at once, batch lines within a window, fairly.
 
-What a round costs depends on the window, never on how much waits: see the partial indexes of `jobs`.
+What a round costs depends on the window and on the number of open batches, never on how many lines wait: see the
+partial indexes of `jobs`. Who gets a free place is decided in `jobs.store.fairness`.
 """
 
 from __future__ import annotations
 
-import heapq
+import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import chain
+from typing import Any
 
 import sqlalchemy as sa
 
 from jobs.records import Publishable
 from jobs.states import Priority
+from jobs.store.fairness import Lane, LaneKey, Shares, Turns
 from jobs.store.scope import PUBLISHED, RUNNING, UNPUBLISHED, AnyRow, Scope
-from jobs.tables import Batch, Job
+from jobs.tables import Batch, Job, Worker
 
 MAX_INTERACTIVE = 500
 """Interactive jobs that one round publishes; the next round follows at once."""
 MAX_LANES = 1000
-"""Open batches among which a round shares the window, the oldest first."""
+"""Batches of one owner among which a round shares: those served longest ago, so that each has its turn."""
+MAX_LOOSE = 1000
+"""Owners of lines without a batch among whom a round shares."""
+MAX_WINDOW = 8192
+"""As far as workers widen the window by themselves. A message takes about a kilobyte of Redis."""
+LINES_A_SLOT = 4
+"""A worker holds two lines a slot; as many again wait in Redis until the next round."""
+ALIVE_SECONDS = 30.0
 CHUNK = 500
 
-Lane = tuple[str, str | None]
-"""An owner and one of its batches; None stands for its lines without a batch."""
+_LINE_ORDER = (Job.dispatch_order, Job.available_at, Job.id)
+"""Lines of a batch with a common prefix stand together; one that runs again takes its old place."""
+_LINE_COLUMNS = (Job.id, Job.owner, Job.batch_id, Job.dispatch_order, Job.available_at, Job.attempt)
 
 
-def to_publish(scope: Scope, num_waiting: Mapping[Priority, int]) -> Publishable:
+def loose_order(owner: str) -> int:
+    """`dispatch_order` of a line without a batch: one number an owner, so that the index finds each owner's lines
+    without going through another's."""
+    return int.from_bytes(hashlib.sha256(owner.encode()).digest()[:8]) >> 1
+
+
+def to_publish(
+    scope: Scope, num_waiting: Mapping[Priority, int], turns: Turns, only: Collection[Priority] = tuple(Priority)
+) -> Publishable:
     """Choose. See `Store.to_publish`."""
-    interactive = _unpublished(scope, Priority.INTERACTIVE, MAX_INTERACTIVE)
-    lines = _top_up(scope)
+    interactive: list[str] = []
+    lines: list[AnyRow] = []
+    stranded: list[str] = []
+    size = 0
+    if Priority.INTERACTIVE in only:
+        interactive = [*_stranded(scope, Priority.INTERACTIVE, num_waiting), *_interactive(scope)]
+    if Priority.BATCH in only:
+        stranded = [*_stranded(scope, Priority.BATCH, num_waiting)]
+        size = window(scope)
+        lines = _top_up(scope, size, turns)
     return Publishable(
-        interactive=[*_stranded(scope, Priority.INTERACTIVE, num_waiting), *interactive],
-        batch=[*_stranded(scope, Priority.BATCH, num_waiting), *(line.id for line in lines)],
+        interactive=interactive,
+        batch=[*stranded, *(line.id for line in lines)],
         again=[line.id for line in lines if line.attempt > 0],
+        window=size,
     )
 
 
-def _unpublished(scope: Scope, priority: Priority, limit: int) -> Sequence[str]:
-    query = sa.select(Job.id).where(UNPUBLISHED, Job.priority == priority, Job.available_at <= scope.now)
-    return scope.connection.scalars(query.order_by(Job.available_at, Job.id).limit(limit)).all()
+def _interactive(scope: Scope) -> Sequence[str]:
+    """In the order of the index: nothing is sorted, however many wait. Without a batch that is the order of time."""
+    query = sa.select(Job.id).where(UNPUBLISHED, Job.priority == Priority.INTERACTIVE, Job.available_at <= scope.now)
+    return scope.connection.scalars(query.order_by(Job.batch_id, *_LINE_ORDER).limit(MAX_INTERACTIVE)).all()
 
 
 def _stranded(scope: Scope, priority: Priority, num_waiting: Mapping[Priority, int]) -> Sequence[str]:
@@ -58,38 +87,51 @@ def _stranded(scope: Scope, priority: Priority, num_waiting: Mapping[Priority, i
     return scope.connection.scalars(query.order_by(Job.published_at, Job.id).limit(min(num_missing, CHUNK))).all()
 
 
-def _top_up(scope: Scope) -> list[AnyRow]:
-    """Fill the window: each free place goes to the owner, and of its batches to the one, with the fewest in flight."""
+def window(scope: Scope) -> int:
+    """Batch lines that may be in flight: as set, or more where the slots of the living workers need more."""
+    alive = Worker.seen_at >= scope.now - timedelta(seconds=ALIVE_SECONDS)
+    num_slots = scope.connection.scalar(sa.select(sa.func.sum(Worker.slots)).where(alive)) or 0
+    return max(scope.settings.dispatch_window, min(MAX_WINDOW, LINES_A_SLOT * int(num_slots)))
+
+
+def _top_up(scope: Scope, size: int, turns: Turns) -> list[AnyRow]:
+    """Fill the window, a place at a time, each for the lane whose turn it is."""
     in_flight = _in_flight(scope)
-    room = scope.settings.dispatch_window - sum(in_flight.values())
+    room = size - sum(in_flight.values())
     if room <= 0:
         return []
-    lanes = dict(_lanes(scope, room))
+    lanes, lines = _lanes(scope, in_flight, room, turns)
     loads: dict[str, int] = defaultdict(int)
-    queues: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for (owner, _), count in in_flight.items():
         loads[owner] += count
-    for owner, batch_id in lanes:
-        heapq.heappush(queues[owner], (in_flight.get((owner, batch_id), 0), batch_id or ""))
-    owners = [(loads[owner], owner) for owner in queues]
-    heapq.heapify(owners)
+    shares = Shares(lanes, loads, scope.settings.key_weights, turns, scope.now)
     chosen: list[AnyRow] = []
-    while owners and len(chosen) < room:
-        owner_load, owner = heapq.heappop(owners)
-        lane_load, batch_id = heapq.heappop(queues[owner])
-        line = next(lanes[owner, batch_id or None], None)
-        if line is not None:
-            chosen.append(line)
-            owner_load += 1
-            heapq.heappush(queues[owner], (lane_load + 1, batch_id))
-        if queues[owner]:
-            heapq.heappush(owners, (owner_load, owner))
+    while len(chosen) < room and (key := shares.next_lane()) is not None:
+        line = next(lines[key], None)
+        if line is None:
+            shares.is_empty(key)
+            continue
+        chosen.append(line)
+        shares.gave(key)
+        turns.note(key, scope.now)
     return chosen
 
 
-def _in_flight(scope: Scope) -> dict[Lane, int]:
+def _lanes(
+    scope: Scope, in_flight: Mapping[LaneKey, int], room: int, turns: Turns
+) -> tuple[list[Lane], dict[LaneKey, Iterator[AnyRow]]]:
+    """Every lane with lines to dispatch, and those lines."""
+    batches, loose = list(_batches(scope, in_flight)), list(_loose(scope, in_flight, turns))
+    page = room // max(1, len(batches) + len(loose)) + 1
+    lines: dict[LaneKey, Iterator[AnyRow]] = {lane.key: _lines(scope, lane.key[1], None, page) for lane in batches}
+    for lane, place in loose:
+        lines[lane.key] = chain(lines.get(lane.key, ()), _lines(scope, None, place, page))
+    return [*batches, *(lane for lane, _ in loose)], lines
+
+
+def _in_flight(scope: Scope) -> dict[LaneKey, int]:
     """Count the batch lines with a message out or an attempt running: at most about a window of rows."""
-    counts: dict[Lane, int] = defaultdict(int)
+    counts: dict[LaneKey, int] = defaultdict(int)
     for condition in (PUBLISHED, RUNNING):
         query = sa.select(Job.owner, Job.batch_id, sa.func.count().label("num")).where(
             condition, Job.priority == Priority.BATCH
@@ -99,42 +141,105 @@ def _in_flight(scope: Scope) -> dict[Lane, int]:
     return counts
 
 
-def _lanes(scope: Scope, room: int) -> Iterator[tuple[Lane, Iterator[AnyRow]]]:
-    """Every lane that may have lines waiting, with an iterator that reads them only as far as it is followed."""
-    query = sa.select(Batch.id, Batch.owner).where(
-        sa.text("batches.ended_at IS NULL"), Batch.cancel_requested_at.is_(None)
+def _waiting_lines(scope: Scope, batch_id: Any) -> sa.ColumnElement[bool]:
+    return sa.and_(UNPUBLISHED, Job.priority == Priority.BATCH, Job.batch_id == batch_id, Job.available_at <= scope.now)
+
+
+def has_waiting_line(scope: Scope) -> sa.ColumnElement[bool]:
+    """Whether a batch of the statement has a line to dispatch: one look at the head of its lines in the index.
+
+    A scalar query with an order and a limit, because PostgreSQL turns EXISTS into a join, which may read all lines.
+    """
+    head = sa.select(Job.id).where(_waiting_lines(scope, Batch.id)).order_by(*_LINE_ORDER).limit(1)
+    return head.correlate(Batch).scalar_subquery().is_not(None)
+
+
+def _batches(scope: Scope, in_flight: Mapping[LaneKey, int]) -> Iterator[Lane]:
+    """Open batches with lines to dispatch. Of an owner with very many, those that were served longest ago."""
+    since: sa.ColumnElement[Any] = sa.func.coalesce(Batch.served_at, Batch.created_at)
+    place = sa.func.row_number().over(partition_by=Batch.owner, order_by=(since, Batch.id))
+    ranked = (
+        sa.select(Batch.id, Batch.owner, Batch.weight, since.label("since"), place.label("place"))
+        .where(
+            sa.text("batches.ended_at IS NULL"),
+            Batch.cancel_requested_at.is_(None),
+            sa.or_(Batch.expires_at.is_(None), Batch.expires_at > scope.now),
+            has_waiting_line(scope),
+        )
+        .subquery()
     )
-    batches = scope.connection.execute(query.order_by(Batch.id).limit(MAX_LANES)).all()
-    page = room // (len(batches) + 1) + 1
-    for batch in batches:
-        yield (batch.owner, batch.id), _lines(scope, batch.id, page)
-    loose: dict[str, list[AnyRow]] = defaultdict(list)
-    for row in _page(scope, None, room, None):
-        loose[row.owner].append(row)
-    for owner, lines in loose.items():
-        yield (owner, None), iter(lines)
+    for row in scope.connection.execute(sa.select(ranked).where(ranked.c.place <= MAX_LANES)):
+        key = (row.owner, row.id)
+        yield Lane(key, row.weight, in_flight.get(key, 0), row.since)
 
 
-def _lines(scope: Scope, batch_id: str, page: int) -> Iterator[AnyRow]:
-    last: tuple[object, str] | None = None
-    while rows := _page(scope, batch_id, page, last):
+def _loose(scope: Scope, in_flight: Mapping[LaneKey, int], turns: Turns) -> Iterator[tuple[Lane, int]]:
+    """Owners with lines that belong to no batch, and each one's `dispatch_order`: the index is entered once for each
+    of them, whatever they have. Of very many owners, each round takes those that follow the last round's."""
+    groups = _loose_groups(scope, turns.loose_from)
+    if len(groups) < MAX_LOOSE and turns.loose_from >= 0:
+        groups += [row for row in _loose_groups(scope, -1) if row.place <= turns.loose_from]
+    turns.loose_from = groups[MAX_LOOSE - 1].place if len(groups) >= MAX_LOOSE else -1
+    for row in groups[:MAX_LOOSE]:
+        if row.owner is not None:
+            key = (row.owner, None)
+            yield Lane(key, 1.0, in_flight.get(key, 0), row.since), row.place
+
+
+def _loose_groups(scope: Scope, past: int) -> list[AnyRow]:
+    """Each `dispatch_order` beyond `past` among the waiting lines without a batch, with its first line's owner.
+
+    A recursion that jumps from one to the next, since neither database skips through an index by itself.
+    """
+    waiting = _waiting_lines(scope, None)
+
+    def first(column: Any, *conditions: sa.ColumnElement[bool]) -> sa.ScalarSelect[Any]:
+        return sa.select(column).where(waiting, *conditions).order_by(*_LINE_ORDER).limit(1).scalar_subquery()
+
+    start = sa.select(first(Job.dispatch_order, Job.dispatch_order > past).label("place"), sa.literal(1).label("num"))
+    jumps = start.cte("jumps", recursive=True)
+    further = first(Job.dispatch_order, Job.dispatch_order > jumps.c.place)
+    jumps = jumps.union_all(
+        sa.select(further, jumps.c.num + 1).where(jumps.c.place.is_not(None), jumps.c.num < MAX_LOOSE)
+    )
+    here = Job.dispatch_order == jumps.c.place
+    query = sa.select(
+        jumps.c.place, first(Job.owner, here).label("owner"), first(Job.created_at, here).label("since")
+    ).where(jumps.c.place.is_not(None))
+    return list(scope.connection.execute(query))
+
+
+def _lines(scope: Scope, batch_id: str | None, loose: int | None, page: int) -> Iterator[AnyRow]:
+    """A lane's waiting lines in their order, read only as far as somebody follows."""
+    last: AnyRow | None = None
+    while rows := _page(scope, batch_id, loose, page, last):
         yield from rows
-        last = (rows[-1].available_at, rows[-1].id)
+        last = rows[-1]
 
 
-def _page(scope: Scope, batch_id: str | None, limit: int, last: tuple[object, str] | None) -> Sequence[AnyRow]:
-    query = sa.select(Job.id, Job.owner, Job.available_at, Job.attempt).where(
-        UNPUBLISHED, Job.priority == Priority.BATCH, Job.batch_id == batch_id, Job.available_at <= scope.now
-    )
+def _page(scope: Scope, batch_id: str | None, loose: int | None, limit: int, last: AnyRow | None) -> Sequence[AnyRow]:
+    query = sa.select(*_LINE_COLUMNS).where(_waiting_lines(scope, batch_id))
+    if loose is not None:
+        query = query.where(Job.dispatch_order == loose)
     if last is not None:
-        bound = sa.tuple_(sa.bindparam(None, last[0], Job.available_at.type), sa.bindparam(None, last[1]))
-        query = query.where(sa.tuple_(Job.available_at, Job.id) > bound)
-    return scope.connection.execute(query.order_by(Job.available_at, Job.id).limit(limit)).all()
+        bound = [sa.bindparam(None, getattr(last, column.key), column.type) for column in _LINE_ORDER]
+        query = query.where(sa.tuple_(*_LINE_ORDER) > sa.tuple_(*bound))
+    return scope.connection.execute(query.order_by(*_LINE_ORDER).limit(limit)).all()
 
 
 def mark_published(scope: Scope, ids: Collection[str]) -> None:
     """Note that a message is out. A row that somebody holds just now is being claimed: it needs no note."""
+    _note_served(scope, scope.batches_of(ids))
     _mark(scope, [job.id for job in scope.lock_jobs(ids, skip_locked=True)], published=True)
+
+
+def _note_served(scope: Scope, batches: Collection[str]) -> None:
+    """Write `served_at`. A batch that another transaction holds (its lines are ending, or coming in) is left out:
+    dispatch waits for nobody, and `Turns` remembers it."""
+    free = sa.select(Batch.id).where(Batch.id.in_(batches)).order_by(Batch.id)
+    ids = scope.connection.scalars(free.with_for_update(key_share=True, skip_locked=True)).all() if batches else ()
+    if ids:
+        scope.connection.execute(sa.update(Batch).where(Batch.id.in_(ids)).values(served_at=scope.now))
 
 
 def _mark(scope: Scope, locked: Sequence[str], *, published: bool) -> None:

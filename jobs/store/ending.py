@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from jobs.errors import LeaseLost
 from jobs.records import AttemptRef, Failed, GenerationRecord, Outcome, recipe_id
 from jobs.states import ENDED, JobState
+from jobs.store import outbox
 from jobs.store.numbers import as_json, number_of
 from jobs.store.scope import AnyRow, Scope
 from jobs.store.verdicts import AnyOutcome, Verdict, after
@@ -113,6 +114,7 @@ def apply(scope: Scope, judged: Sequence[Judged], records: Sequence[tuple[Attemp
         scope.connection.execute(_END_ATTEMPTS, {**fence, **_ended_attempt(scope, verdict)})
     if num_moved != len(judged):
         raise RuntimeError(f"{num_moved} of {len(judged)} locked jobs moved")
+    outbox.job_ended(scope, ends)
 
 
 def _alike(judged: Sequence[Judged]) -> Iterable[tuple[list[str], int, Verdict]]:
@@ -147,6 +149,7 @@ def end_queued(scope: Scope, ids: Collection[str], state: JobState) -> list[AnyR
         numbers = as_json(count(scope, [(job.id, job.batch_id, state) for job in jobs]))
         ended = {"the_jobs": [job.id for job in jobs], "state": state, "ended_at": scope.now, "numbers": numbers}
         scope.connection.execute(_END_QUEUED, ended)
+        outbox.job_ended(scope, ((job.id, job.batch_id, state) for job in jobs))
     return jobs
 
 

@@ -19,16 +19,14 @@ from jobs.records import (
     Forgotten,
     NewJob,
     Outcome,
-    Publishable,
     Renewal,
     Submitted,
     SweepReport,
 )
-from jobs.states import JobState, Priority
+from jobs.states import JobState
 from jobs.store import (
     audit,
     cancelling,
-    dispatching,
     ending,
     housekeeping,
     intake,
@@ -40,19 +38,19 @@ from jobs.store import (
     sweep,
 )
 from jobs.store.batch_door import BatchDoor
+from jobs.store.dispatch_door import DispatchDoor
 from jobs.store.file_door import FileDoor
 from jobs.store.idempotency import Call
 from jobs.store.scope import AnyRow, Scope
 from jobs.store.sweep import followed
+from jobs.store.webhook_door import WebhookDoor
 from jobs.tables import Attempt, Batch, Generation, Job, Model, Worker
 
-MAX_SWEEP_CHUNKS = 20
-"""Chunks of lost leases that a sweep takes: a round of the dispatcher must end."""
-MAX_DEADLINE_CHUNKS = 4
-"""And of deadlines: those of a million lines may pass at one moment. A claim sees to the others."""
+MAX_SWEEP_CHUNKS = 4
+"""Chunks of one kind that a sweep takes: a round of the dispatcher must end."""
 
 
-class Store(BatchDoor, FileDoor):
+class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor):
     """Jobs and all that belongs to them. `owner=None` means anybody's; another owner's rows are NotFound."""
 
     # Taking jobs in
@@ -160,7 +158,7 @@ class Store(BatchDoor, FileDoor):
             retrying.requeue(scope, job_id)
             return reading.get_job(scope, job_id, None)
 
-    # Repair and dispatch
+    # Repair
 
     def sweep(self, *, spare_leases: bool = False) -> SweepReport:
         """Free the jobs of silent workers, end what can no longer start in time, finish cancelled batches.
@@ -183,51 +181,27 @@ class Store(BatchDoor, FileDoor):
 
     def _free_leases(self) -> dict[str, JobState]:
         moved: dict[str, JobState] = {}
-        for ids in self._chunks(sweep.leases_ran_out, MAX_SWEEP_CHUNKS):
+        for ids in self._chunks(sweep.leases_ran_out):
             with self._writing() as scope:
                 moved |= dict(sweep.free_leases(scope, ids))
         return moved
 
     def _expire_deadlines(self) -> list[AnyRow]:
         expired: list[AnyRow] = []
-        for ids in self._chunks(sweep.deadlines_passed, MAX_DEADLINE_CHUNKS):
+        for ids in self._chunks(sweep.deadlines_passed):
             with self._writing() as scope:
                 expired += ending.end_queued(scope, ids, JobState.EXPIRED)
         return expired
 
-    def _chunks(self, find: Callable[[Scope], Sequence[str]], limit: int) -> Iterator[Sequence[str]]:
+    def _chunks(self, find: Callable[[Scope], Sequence[str]]) -> Iterator[Sequence[str]]:
         """Find and hand out chunks until one is not full. Bounded: rows that others hold are found again."""
-        for _ in range(limit):
+        for _ in range(MAX_SWEEP_CHUNKS):
             with self._reading() as scope:
                 ids = find(scope)
             if ids:
                 yield ids
             if len(ids) < sweep.CHUNK:
                 return
-
-    def to_publish(self, num_waiting: Mapping[Priority, int] | None = None) -> Publishable:
-        """Choose the queued jobs whose message should go out now.
-
-        Interactive ones that have none; batch lines as far as `settings.dispatch_window` has room, shared fairly
-        between owners, then between their batches; and jobs whose message must be lost: sent longer ago than
-        `settings.republish_after_seconds`, while Redis holds fewer messages (`num_waiting` by queue) than it should.
-        """
-        with self._reading() as scope:
-            return dispatching.to_publish(scope, num_waiting or {})
-
-    def mark_published(self, ids: Collection[str]) -> None:
-        """Note that these queued jobs have a message out. Call it after publishing: a crash between the two costs a
-        duplicate message, never a job."""
-        for chunk in dispatching.chunks(ids):
-            with self._writing(durable=False) as scope:
-                dispatching.mark_published(scope, chunk)
-
-    def unpublish_all(self) -> None:
-        """Redis was emptied: no queued job has a message any more."""
-        last: str | None = ""
-        while last is not None:
-            with self._writing(durable=False) as scope:
-                last = dispatching.unpublish_some(scope, last)
 
     # Reading
 
@@ -268,11 +242,6 @@ class Store(BatchDoor, FileDoor):
         last one seen. Raises NotFound for a cursor that names no job."""
         with self._reading() as scope:
             return reading.list_jobs(scope, state=state, batch_id=batch_id, limit=limit, after=after, owner=owner)
-
-    def queue_position(self, job: Job) -> int | None:
-        """How many jobs go first (0: next); None when not queued. Counted up to `reading.MAX_POSITION`."""
-        with self._reading() as scope:
-            return reading.queue_position(scope, job)
 
     # Housekeeping
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 from jobs.records import Erasable, Filed, NewFile
@@ -92,7 +92,12 @@ class FileDoor(Door):
         num_invalid: int,
         urls: Mapping[str, int],
     ) -> None:
-        """Note what another check of an input has found. Raises NotFound."""
+        """Note what another check of an input has found.
+
+        Raises:
+            NotFound: no such file.
+            InvalidRequest: a batch is just taking its lines in.
+        """
         values = {
             "checked_object": checked_object,
             "checked_model": checked_model,
@@ -103,10 +108,17 @@ class FileDoor(Door):
         with self._writing() as scope:
             files.set_checked(scope, file_id, values)
 
-    def compact(self, file_id: str, object_name: str) -> list[str]:
-        """Let the stored object `object_name` stand for all segments of a complete file.
+    def merge_segments(self, file_id: str, start: int, end: int, object_name: str) -> list[str]:
+        """Let the stored object `object_name` stand for the segments that make up the file's bytes [start, end).
 
-        Answers the names of the objects that are needed no more; nothing, when there was nothing to do.
+        Answers the names of the objects that are needed no more. None: these bytes are not two segments or more (any
+        more), or the file was deleted; nothing was changed, the object is nobody's.
         """
         with self._writing() as scope:
-            return files.compact(scope, file_id, object_name)
+            return files.merge_segments(scope, file_id, start, end, object_name)
+
+    def unknown_objects(self, names: Collection[str]) -> list[str]:
+        """Those of these objects that bear the id of a file which does not hold them. Names without one are left out:
+        they may be anybody's."""
+        with self._reading() as scope:
+            return files.unknown_objects(scope, names)

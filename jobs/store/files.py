@@ -5,7 +5,8 @@ Locks: a batch before its files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -24,6 +25,7 @@ from jobs.tables import Batch, File, FileSegment
 INPUT = "batch"
 OUTPUT = "batch_output"
 MAX_FILENAME = 255
+_FILE_ID = re.compile(r"file-[0-9a-f]{32}")
 
 
 def create(scope: Scope, new: NewFile, *, owner: str, file_id: str | None, call: Call) -> Filed:
@@ -170,23 +172,36 @@ def erased(scope: Scope, file_id: str) -> None:
 
 
 def set_checked(scope: Scope, file_id: str, values: dict[str, Any]) -> None:
-    """Note what a new check of an input has found, and where its lines are. Raises NotFound."""
+    """Note what a new check of an input has found, and where its lines are. See `Store.set_checked`."""
+    taking = sa.select(Batch.id).where(UNFINISHED, Batch.input_file_id == file_id, Batch.taken_at.is_(None))
+    batch_id = scope.connection.scalar(taking.limit(1))
+    if batch_id is not None:  # It remembers a byte of the lines as they are.
+        message = f"The lines of {file_id} are being taken in by {batch_id}; they cannot be checked anew meanwhile."
+        raise InvalidRequest(message, param="input_file_id", code="file_in_use")
     update = sa.update(File).where(File.id == file_id, File.deleted_at.is_(None)).values(values)
     if scope.connection.execute(update.returning(File.id)).first() is None:
         raise NotFound("file", file_id)
 
 
-def compact(scope: Scope, file_id: str, object_name: str) -> list[str]:
-    """Let one object stand for all segments of a complete file; the names of the old ones. Empty: nothing was to do."""
-    file = scope.connection.execute(
-        sa.select(File.num_bytes, File.complete_at)
-        .where(File.id == file_id, File.deleted_at.is_(None))
-        .with_for_update()
-    ).one_or_none()
-    old = [segment.object_name for segment in segments(scope, file_id)]
-    if file is None or file.complete_at is None or len(old) < 2 or object_name in old:
+def merge_segments(scope: Scope, file_id: str, start: int, end: int, object_name: str) -> list[str]:
+    """Let one object stand for the segments that make up the bytes [start, end). See `Store.merge_segments`."""
+    alive = sa.select(File.id).where(File.id == file_id, File.deleted_at.is_(None))
+    if scope.connection.execute(alive.with_for_update()).first() is None:
         return []
-    scope.connection.execute(sa.delete(FileSegment).where(FileSegment.file_id == file_id))
-    whole = {"file_id": file_id, "start_byte": 0, "num_bytes": file.num_bytes, "object_name": object_name}
+    old = [segment for segment in segments(scope, file_id) if start <= segment.start_byte < end]
+    if len(old) < 2 or old[0].start_byte != start or old[-1].start_byte + old[-1].num_bytes != end:
+        return []
+    ours = (FileSegment.file_id == file_id, FileSegment.start_byte >= start, FileSegment.start_byte < end)
+    scope.connection.execute(sa.delete(FileSegment).where(*ours))
+    whole = {"file_id": file_id, "start_byte": start, "num_bytes": end - start, "object_name": object_name}
     scope.connection.execute(sa.insert(FileSegment), [whole])
-    return old
+    return [segment.object_name for segment in old]
+
+
+def unknown_objects(scope: Scope, names: Collection[str]) -> list[str]:
+    """Those of the named objects that bear the id of a file which does not hold them (any more)."""
+    owners = {name: found.group() for name in names if (found := _FILE_ID.search(name)) is not None}
+    ids = set(owners.values())
+    held = set(scope.connection.scalars(sa.select(FileSegment.object_name).where(FileSegment.file_id.in_(ids))))
+    held |= set(scope.connection.scalars(sa.select(File.checked_object).where(File.id.in_(ids))))
+    return [name for name in names if name in owners and name not in held]

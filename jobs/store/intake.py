@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from jobs.errors import InvalidRequest, NotFound
 from jobs.ids import new_id
 from jobs.records import NewJob, Submitted
-from jobs.states import JobState
-from jobs.store import idempotency
+from jobs.states import JobState, Priority
+from jobs.store import dispatching, idempotency
 from jobs.store.idempotency import Call
 from jobs.store.scope import Scope
 from jobs.tables import Batch, Job
@@ -72,12 +72,18 @@ def _row(
         "batch_id": batch_id,
         "custom_id": job.custom_id,
         "line_number": line_number,
-        "dispatch_order": line_number or 0,
+        "dispatch_order": _dispatch_order(job, owner, line_number),
         "max_attempts": job.max_attempts or scope.settings.max_attempts,
         "available_at": scope.now,
         "deadline_at": _deadline(scope.now, job.deadline_seconds),
         "created_at": scope.now,
     }
+
+
+def _dispatch_order(job: NewJob, owner: str, line_number: int | None) -> int:
+    if line_number is not None:
+        return line_number
+    return dispatching.loose_order(owner) if job.priority == Priority.BATCH else 0
 
 
 def _deadline(now: datetime, seconds: float | None) -> datetime | None:

@@ -10,14 +10,11 @@ from sqlalchemy.orm import Session, defer
 
 from jobs.errors import NotFound
 from jobs.records import BatchCounts
-from jobs.states import JobState, Priority
-from jobs.store.scope import PUBLISHED, UNPUBLISHED, Scope
+from jobs.states import JobState
+from jobs.store.scope import Scope
 from jobs.tables import Attempt, Base, Batch, Generation, Job, Recipe
 
 Entity = TypeVar("Entity", bound=Base)
-
-MAX_POSITION = 10_000
-"""Positions are counted so far and no further: whoever stands behind it hears this number."""
 
 
 def rows(scope: Scope, query: sa.Select[Entity]) -> Sequence[Entity]:
@@ -115,30 +112,3 @@ def _counts(batch: Batch, num_running: int) -> BatchCounts:
     }
     by_state[JobState.QUEUED] = 0 if batch.failed_at is not None else batch.num_total - sum(by_state.values())
     return BatchCounts(batch.num_total, by_state)
-
-
-def queue_position(scope: Scope, job: Job) -> int | None:
-    """How many queued jobs go first, as things stand: 0 is next, None is not queued. An estimate for batch lines."""
-    if job.state != JobState.QUEUED:
-        return None
-    interactive = Job.priority == Priority.INTERACTIVE
-    if job.priority == Priority.INTERACTIVE:
-        ahead: list[tuple[Any, ...]] = [
-            (PUBLISHED, interactive, Job.id < job.id),
-            (UNPUBLISHED, interactive, Job.id < job.id),
-        ]
-    else:
-        ahead = [(PUBLISHED, interactive), (UNPUBLISHED, interactive), *_lines_ahead(job)]
-    return min(MAX_POSITION, sum(_count(scope, conditions) for conditions in ahead))
-
-
-def _lines_ahead(job: Job) -> list[tuple[Any, ...]]:
-    batch = Job.priority == Priority.BATCH
-    if job.published_at is not None:
-        return [(PUBLISHED, batch, Job.published_at <= job.published_at, Job.id < job.id)]
-    return [(PUBLISHED, batch), (UNPUBLISHED, batch, Job.batch_id == job.batch_id, Job.id < job.id)]
-
-
-def _count(scope: Scope, conditions: tuple[Any, ...]) -> int:
-    some = sa.select(sa.literal(1)).select_from(Job).where(*conditions).limit(MAX_POSITION).subquery()
-    return scope.connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0

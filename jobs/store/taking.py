@@ -22,7 +22,7 @@ from jobs.checked import CheckedLine
 from jobs.errors import InvalidRequest
 from jobs.ids import new_id
 from jobs.states import JobState, Priority
-from jobs.store import ending
+from jobs.store import ending, outbox
 from jobs.store.scope import AnyRow, Scope
 from jobs.tables import Batch, Job
 
@@ -180,7 +180,13 @@ def take_in(scope: Scope, batch_id: str, chunk: Chunk, next_byte: int, *, done: 
     ]
     if rows:
         _insert(scope, rows)
+        outbox.job_ended(scope, _born_ended(batch_id, chunk, state))
     return True
+
+
+def _born_ended(batch_id: str, chunk: Chunk, state: JobState) -> Iterator[outbox.End]:
+    for rows, born in ((chunk.unable, JobState.FAILED), (chunk.able, state)):
+        yield from ((row[0], batch_id, born) for row in rows)
 
 
 def _batch(scope: Scope, batch_id: str) -> AnyRow:

@@ -27,8 +27,25 @@ def test_every_call_is_documented_with_its_refusals(api: Api) -> None:
         "get /v1/jobs/{job_id}",
         "post /v1/jobs/{job_id}/cancel",
         "get /v1/jobs/{job_id}/events",
+        "post /v1/files",
+        "get /v1/files",
+        "get /v1/files/{file_id}",
+        "delete /v1/files/{file_id}",
+        "get /v1/files/{file_id}/content",
+        "post /v1/batches",
+        "get /v1/batches",
         "get /v1/batches/{batch_id}",
+        "post /v1/batches/{batch_id}/retry",
+        "get /v1/batches/{batch_id}/events",
         "post /v1/batches/{batch_id}/cancel",
+        "post /v1/webhooks",
+        "get /v1/webhooks",
+        "get /v1/webhooks/{webhook_id}",
+        "delete /v1/webhooks/{webhook_id}",
+        "post /v1/webhooks/{webhook_id}/test",
+        "get /v1/webhooks/{webhook_id}/deliveries",
+        "get /v1/webhooks/{webhook_id}/deliveries/{delivery_id}",
+        "post /v1/webhooks/{webhook_id}/deliveries/{delivery_id}/retry",
         "get /v1/models",
         "get /health/live",
         "get /health/ready",
@@ -42,7 +59,7 @@ def test_every_reference_of_the_schema_leads_somewhere(api: Api) -> None:
     raw = api.client.get("/openapi.json").text
     schemas = api.client.get("/openapi.json").json()["components"]["schemas"]
     references = set(re.findall(r'"\$ref":\s*"#/components/schemas/([^"]+)"', raw))
-    assert {"JobRequest", "ManyJobsRequest"} <= references
+    assert {"JobRequest", "ManyJobsRequest", "BatchRequest"} <= references
     assert references <= set(schemas)
 
 

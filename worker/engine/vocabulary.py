@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import llama_cpp
@@ -28,10 +28,18 @@ from worker.engine.generation import Prompt
 
 _NORMAL_BREAK = "\n"
 _ROLES = ("system", "user", "assistant")
+MAX_SKELETONS = 256
+"""Sequences of roles whose rendered template is remembered; the chats of a batch tend to share one."""
 
 
 class VocabularyError(Exception):
     """The file holds no usable vocabulary."""
+
+
+class _Place(NamedTuple):
+    """Where the text of a message goes."""
+
+    message: int
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
@@ -53,6 +61,7 @@ class Vocabulary:
         self._pieces = [self._read_piece(token) for token in range(self.size)]
         self._ends = frozenset(t for t in range(self.size) if llama_cpp.llama_vocab_is_eog(self._vocab, t))
         self._read_specials()
+        self._skeleton = lru_cache(maxsize=MAX_SKELETONS)(self._render_skeleton)
 
     @classmethod
     def from_gguf(cls, path: Path) -> Vocabulary:
@@ -191,24 +200,37 @@ class Vocabulary:
         checked = _checked(messages)
         if not self.template:
             raise ValueError("messages: the model has no chat template; send `prompt` instead")
-        nonce = secrets.token_hex(8)
-        rendered = self._render_marked(checked, nonce)
-        for index, message in enumerate(checked):
-            if _mark(nonce, index) not in rendered and message["role"] == "system":
-                return self._render(_fold_system(checked))
-            if _mark(nonce, index) not in rendered:
-                raise ValueError(f"messages[{index}].role: the model's chat template has no place for it")
-        parts = re.split(f"<{nonce}:([0-9]+)>", rendered)
+        skeleton = self._skeleton(tuple(message["role"] for message in checked))
+        if skeleton is None:
+            return self._render(_fold_system(checked))
         out: list[int | str] = []
-        for position, text in enumerate(parts):
-            if position % 2:
-                _append_text(out, checked[int(text)]["content"])
+        for part in skeleton:
+            if isinstance(part, int):
+                out.append(part)
             else:
-                self._append_template(out, text)
+                _append_text(out, checked[part.message]["content"] if isinstance(part, _Place) else part)
         return [part for part in self._strip(out) if part != ""]
 
-    def _render_marked(self, messages: Sequence[Mapping[str, str]], nonce: str) -> str:
-        marked = [{"role": m["role"], "content": _mark(nonce, i)} for i, m in enumerate(messages)]
+    def _render_skeleton(self, roles: tuple[str, ...]) -> tuple[int | str | _Place, ...] | None:
+        """A chat of these roles with places instead of its texts: the template never sees a text. None: it has no
+        place for system messages."""
+        nonce = secrets.token_hex(8)
+        rendered = self._render_marked(roles, nonce)
+        for index, role in enumerate(roles):
+            if _mark(nonce, index) not in rendered and role == "system":
+                return None
+            if _mark(nonce, index) not in rendered:
+                raise ValueError(f"messages[{index}].role: the model's chat template has no place for it")
+        out: list[int | str | _Place] = []
+        for position, text in enumerate(re.split(f"<{nonce}:([0-9]+)>", rendered)):
+            if position % 2:
+                out.append(_Place(int(text)))
+            else:
+                self._append_template(out, text)
+        return tuple(part for part in out if part != "")
+
+    def _render_marked(self, roles: Sequence[str], nonce: str) -> str:
+        marked = [{"role": role, "content": _mark(nonce, index)} for index, role in enumerate(roles)]
         special = {"bos_token": self._bos, "eos_token": llama_cpp.llama_vocab_eos(self._vocab)}
         names = {
             name: llama_cpp.llama_vocab_get_text(self._vocab, token).decode() if token >= 0 else ""
@@ -219,13 +241,12 @@ class Vocabulary:
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise ValueError(f"messages: the model's chat template refuses them: {error}") from error
 
-    def _append_template(self, out: list[int | str], text: str) -> None:
+    def _append_template(self, out: list[int | str | _Place], text: str) -> None:
         start = 0
         for match in self._special_pattern.finditer(text) if self._special_pattern else ():
-            _append_text(out, text[start : match.start()])
-            out.append(self._special[match.group()])
+            out += [text[start : match.start()], self._special[match.group()]]
             start = match.end()
-        _append_text(out, text[start:])
+        out.append(text[start:])
 
     def _strip(self, parts: list[int | str]) -> list[int | str]:
         out = list(parts)
