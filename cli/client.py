@@ -75,6 +75,11 @@ class Client:
     def cancel(self, job_id: str) -> Json:
         return self._json("POST", f"/v1/jobs/{job_id}/cancel")
 
+    def replay(self, job_id: str, *, in_batch: bool = False) -> Json:
+        """Queue a replay; the new job."""
+        priority = "batch" if in_batch else "interactive"
+        return self._json("POST", f"/v1/jobs/{job_id}/replay", params={"priority": priority})
+
     def batch(self, batch_id: str) -> Json:
         return self._json("GET", f"/v1/batches/{batch_id}")
 

@@ -272,6 +272,14 @@ class Job(Base):
     )
     end_number: Mapped[int | None] = mapped_column(doc="Its place in the order in which its batch's lines ended.")
 
+    replay_of: Mapped[str | None] = mapped_column(Id, doc="The ended job that it runs again, to compare.")
+    origin: Mapped[dict[str, Any] | None] = mapped_column(
+        JSON, doc="What another wire needs to show the job as it was asked for."
+    )
+    row_class: Mapped[str | None] = mapped_column(
+        String(8), doc="The row class it has to run in; none: the worker chooses."
+    )
+
     attempt: Mapped[int] = mapped_column(default=0, doc="Number of the newest attempt; 0 before the first.")
     num_failures: Mapped[int] = mapped_column(default=0, doc="Attempts that count against `max_attempts`.")
     max_attempts: Mapped[int] = mapped_column(default=3)

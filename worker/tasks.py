@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import stamina
 
@@ -32,13 +32,14 @@ from worker.broadcast import Broadcaster, storable
 from worker.claims import Claims, ClaimWriter
 from worker.company import Closed, Company
 from worker.engine.engine import EngineStopped
-from worker.engine.generation import Completion, Generation, Prompt, Request, Sampling, TokenLogprob
+from worker.engine.generation import Completion, Generation, Prompt, Request, RowClass, Sampling, TokenLogprob
 from worker.leases import Lease, LeaseKeeper
 from worker.proof import ExactUnavailable, Proofs, class_for
 from worker.results import ResultWriter
 
 logger = logging.getLogger("penstock.tasks")
 
+ROW_CLASSES: tuple[RowClass, ...] = get_args(RowClass)
 CLAIM_TRY_SECONDS = 5.0
 """How long a claim is tried against a database that is away. Then the message is let go: the row stays, and the
 dispatcher publishes it again."""
@@ -174,7 +175,7 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
     if desk.engine.failure is not None:
         desk.on_engine_failure()
     assert completion is not None  # noqa: S101  `wait` without a timeout
-    return outcome_of(completion, request, job, desk.recipe)
+    return outcome_of(completion, request, job, desk.recipe, desk.proofs)
 
 
 def _finish(job: ClaimedJob, outcome: Outcome, desk: Desk) -> str:
@@ -221,9 +222,17 @@ def build_request(job: ClaimedJob, vocabulary: Encodes, proofs: Proofs) -> Reque
         stop=knobs.stop,
         num_logprobs=knobs.logprobs,
         deadline=None if left is None else time.monotonic() + left,
-        row_class=class_for(knobs.exact, proofs),
+        row_class=_row_class(job, knobs, proofs),
         interactive=job.priority == Priority.INTERACTIVE,
     )
+
+
+def _row_class(job: ClaimedJob, knobs: Parameters, proofs: Proofs) -> RowClass | None:
+    """A replay runs as its original did. Whether that is exact here the comparison shows."""
+    for row_class in ROW_CLASSES:
+        if job.row_class == row_class:
+            return row_class
+    return class_for(knobs.exact, proofs)
 
 
 def _sampling(knobs: Parameters, seed: int, vocabulary: Encodes) -> Sampling:
@@ -251,8 +260,10 @@ _OUTCOMES: dict[str, Callable[[GenerationRecord, Completion], Outcome]] = {
 }
 
 
-def outcome_of(completion: Completion, request: Request, job: ClaimedJob, recipe: Mapping[str, Any]) -> Outcome:
-    """What a completion means for its job."""
+def outcome_of(
+    completion: Completion, request: Request, job: ClaimedJob, recipe: Mapping[str, Any], proofs: Proofs
+) -> Outcome:
+    """What a completion means for its job. Its recipe says whether its row class is proven: exact, whoever asked."""
     reason = completion.finish_reason
     waited = {name: job.seconds_queued + completion.timings[name] for name in ("queued", "first_token", "total")}
     record = GenerationRecord(
@@ -260,7 +271,7 @@ def outcome_of(completion: Completion, request: Request, job: ClaimedJob, recipe
         finish_reason=FinishReason(reason) if reason in ("stop", "length") else None,
         prompt_token_ids=request.prompt.token_ids,
         completion_token_ids=completion.token_ids,
-        recipe={**recipe, "row_class": completion.row_class},
+        recipe={**recipe, "row_class": completion.row_class, "exact": bool(proofs.get(completion.row_class))},
         timings={**completion.timings, **waited},
         logprobs=None if completion.logprobs is None else [_logprob(entry) for entry in completion.logprobs],
     )

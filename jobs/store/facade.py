@@ -23,7 +23,7 @@ from jobs.records import (
     Submitted,
     SweepReport,
 )
-from jobs.states import JobState
+from jobs.states import JobState, Priority
 from jobs.store import (
     audit,
     cancelling,
@@ -34,6 +34,7 @@ from jobs.store import (
     numbering,
     reading,
     registry,
+    replaying,
     retrying,
     sweep,
 )
@@ -157,6 +158,23 @@ class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor):
             cancelling.check_owner(scope, Job, job_id, None)
             retrying.requeue(scope, job_id)
             return reading.get_job(scope, job_id, None)
+
+    def replay(self, job_id: str, owner: str | None = None, *, priority: Priority = Priority.INTERACTIVE) -> Job:
+        """Queue a job that runs a succeeded one again, for `replay_verdict` to compare.
+
+        Raises:
+            NotFound: no such job of this owner.
+            InvalidRequest: it did not succeed.
+        """
+        with self._writing() as scope:
+            return reading.get_job(scope, replaying.replay(scope, job_id, owner, priority=priority), owner)
+
+    def replay_verdict(self, job: Job) -> dict[str, Any] | None:
+        """What comparing a replay with its original says (`jobs.replay.compare`, with `of`); None for other jobs."""
+        if job.replay_of is None:
+            return None
+        with self._reading() as scope:
+            return replaying.verdict(scope, job)
 
     # Repair
 

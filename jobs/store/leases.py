@@ -49,6 +49,7 @@ _CLAIM = (
         Job.deadline_at,
         Job.created_at,
         Job.available_at,
+        Job.row_class,
     )
     .execution_options(synchronize_session=False)
 )
@@ -100,6 +101,7 @@ def _claimed(scope: Scope, row: AnyRow) -> ClaimedJob:
         seconds_to_deadline=None if deadline_at is None else (deadline_at - scope.now).total_seconds(),
         created_at=row.created_at,
         seconds_queued=max(0.0, (scope.now - row.available_at).total_seconds()),
+        row_class=row.row_class,
     )
 
 

@@ -144,7 +144,7 @@ def test_a_job_runs_to_a_stored_generation(room: Room) -> None:
     record = outcome.generation
     assert (record.completion, record.finish_reason) == ("ice hockey ", FinishReason.STOP)
     assert (record.prompt_token_ids, record.completion_token_ids) == ((120,), (0, 1, 2))
-    assert record.recipe == {"build": "x", "row_class": "lone"}
+    assert record.recipe == {"build": "x", "row_class": "lone", "exact": True}
     assert record.timings["queued"] == 2.5
 
 
@@ -328,7 +328,7 @@ def test_logprobs_are_stored_with_exact_bytes(room: Room) -> None:
     completion = live.wait(0)
     assert completion is not None
     entry = TokenLogprob(5, b"\xc3", -0.1, top=((6, b"a", -0.2),))
-    outcome = outcome_of(replace(completion, logprobs=[entry]), request, claimed("a"), {})
+    outcome = outcome_of(replace(completion, logprobs=[entry]), request, claimed("a"), {}, {})
     room.engine.live.clear()
     assert isinstance(outcome, Expired)
     assert outcome.generation is not None
