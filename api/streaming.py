@@ -32,14 +32,18 @@ log = structlog.get_logger("penstock.api")
 
 PING_SECONDS = 15.0
 LOOK_SECONDS = 5.0
-FIRST_LOOKS_SECONDS = (0.2, 1.0)
-"""Sooner at first: a job may end between the first read and the subscription."""
+FIRST_LOOKS_SECONDS = (1.0,)
+"""Sooner at first: most jobs are short."""
 AGAIN_SECONDS = 0.5
 CANCEL_SECONDS = 0.1
 BACKLOG_EVENTS = 256
 PING = b": ping\n"
 """One newline, so that it belongs to the next frame: with a blank line of its own, some clients would take it, after
 an `id:`, for an event without data, and fail."""
+
+_TIME_TO_LOOK = ("listening", "end")
+"""`listening`: the subscription has begun. What came between the first read of the row and it was told to nobody
+here, an end included."""
 
 Event = Mapping[str, Any]
 _Inbox = asyncio.Queue[Event | Exception]
@@ -124,7 +128,7 @@ class JobStream:
                     yield piece
                 if message["type"] == "stopping":
                     return
-                if message["type"] == "end" or looks.due():
+                if message["type"] in _TIME_TO_LOOK or looks.due():
                     for piece in await self._look():
                         yield piece
                     if self._ended:
@@ -136,7 +140,8 @@ class JobStream:
         """Move what Redis says into the inbox. A full inbox holds it back; the reader then re-reads the snapshot."""
         try:
             while True:
-                async with contextlib.aclosing(self._parts.reader.follow(self._job_id, self._position.seq)) as events:
+                following = self._parts.reader.follow(self._job_id, self._position.seq, tell_listening=True)
+                async with contextlib.aclosing(following) as events:
                     async for event in events:
                         await inbox.put(event)
                 # Redis told of an end. The row decides, and may know that the job was brought back since.

@@ -29,6 +29,7 @@ from jobs.records import (
 )
 from jobs.states import ENDED, FinishReason, JobState, Priority
 from worker.broadcast import Broadcaster, storable
+from worker.claims import Claims, ClaimWriter
 from worker.company import Closed, Company
 from worker.engine.engine import EngineStopped
 from worker.engine.generation import Completion, Generation, Prompt, Request, Sampling, TokenLogprob
@@ -41,13 +42,6 @@ logger = logging.getLogger("penstock.tasks")
 CLAIM_TRY_SECONDS = 5.0
 """How long a claim is tried against a database that is away. Then the message is let go: the row stays, and the
 dispatcher publishes it again."""
-
-
-class Claims(Protocol):
-    """The part of the store that claims. `in_company`: not a job on its last attempt, which runs alone."""
-
-    def claim(self, job_id: str, worker: str, *, in_company: bool = False) -> ClaimedJob | None: ...
-    def runs_alone(self, job_id: str) -> bool: ...
 
 
 class Submits(Protocol):
@@ -86,6 +80,7 @@ class Desk:
     recipe: Mapping[str, Any]
     """Without the row class, which each completion brings."""
     leases: LeaseKeeper
+    claims: ClaimWriter
     results: ResultWriter
     proofs: Proofs
     broadcaster: Broadcaster
@@ -113,9 +108,13 @@ def run_job(job_id: str, desk: Desk) -> str:
 
 
 def _run(job: ClaimedJob, lease: Lease, desk: Desk) -> str:
-    desk.events.state(lease.job_id, JobState.RUNNING, job.ref.number)
     outcome = _attempt(job, lease, desk)
-    return "lease lost" if lease.lost else _finish(job.ref, outcome, desk)
+    return "lease lost" if lease.lost else _finish(job, outcome, desk)
+
+
+def _on_demand(job: ClaimedJob) -> bool:
+    """Whether the job's events go out only while somebody follows it."""
+    return job.priority == Priority.BATCH
 
 
 def _runs_alone(job_id: str, desk: Desk) -> bool:
@@ -127,13 +126,25 @@ def _runs_alone(job_id: str, desk: Desk) -> bool:
 
 def _claim(lease: Lease, desk: Desk, *, in_company: bool) -> ClaimedJob | None:
     try:
+        return _claimed(lease, desk, in_company=in_company)
+    except StoreUnavailable:
+        return _claim_patiently(lease, desk, in_company=in_company)
+
+
+def _claim_patiently(lease: Lease, desk: Desk, *, in_company: bool) -> ClaimedJob | None:
+    try:
         for attempt in stamina.retry_context(on=StoreUnavailable, attempts=None, timeout=CLAIM_TRY_SECONDS, wait_max=1):
             with attempt:
-                asked_at = time.monotonic()
-                job = desk.store.claim(lease.job_id, desk.worker, in_company=in_company)
+                job = _claimed(lease, desk, in_company=in_company)
     except StoreUnavailable:
         logger.warning("%s cannot be claimed, the database is away; it will be published again.", lease.job_id)
         return None
+    return job
+
+
+def _claimed(lease: Lease, desk: Desk, *, in_company: bool) -> ClaimedJob | None:
+    asked_at = time.monotonic()
+    job = desk.claims.claim(lease.job_id) if in_company else desk.store.claim(lease.job_id, desk.worker)
     if job is not None:
         lease.hold(job, asked_at)
     return job
@@ -144,7 +155,7 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
         return Failed("model_mismatch", "The job went to a worker that holds another model.", retryable=True)
     try:
         request = build_request(job, desk.vocabulary, desk.proofs)
-        desk.broadcaster.open(request.id, job.ref)
+        desk.broadcaster.open(request.id, job.ref, on_demand=_on_demand(job))
         try:
             generation = desk.engine.submit(request)
             lease.attach(generation)
@@ -166,8 +177,9 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
     return outcome_of(completion, request, job, desk.recipe)
 
 
-def _finish(ref: AttemptRef, outcome: Outcome, desk: Desk) -> str:
+def _finish(job: ClaimedJob, outcome: Outcome, desk: Desk) -> str:
     """Store the end, and tell it after the commit."""
+    ref = job.ref
     try:
         state = _store(ref, outcome, desk)
     except LeaseLost:
@@ -175,11 +187,13 @@ def _finish(ref: AttemptRef, outcome: Outcome, desk: Desk) -> str:
     except StoreUnavailable:
         logger.error("The end of %s could not be stored before the worker stopped; it will run again.", ref.job_id)
         return "not stored"
-    if state in ENDED:
-        desk.events.end(ref.job_id, state)
-    else:
+    if state not in ENDED:
         desk.events.state(ref.job_id, state, ref.number)
         desk.events.wake_dispatcher()
+    elif _on_demand(job):
+        desk.broadcaster.ended(ref.job_id, state)
+    else:
+        desk.events.end(ref.job_id, state)
     return str(state)
 
 

@@ -18,7 +18,7 @@ from redis import Redis
 from jobs.database import open_engine
 from jobs.dispatcher import OFFICE, RETURN_SECONDS, Dispatcher, Round, rest_seconds
 from jobs.errors import QueueUnavailable, StoreUnavailable
-from jobs.events import SENTINEL_KEY, EventWriter, end_key, open_redis
+from jobs.events import SENTINEL_KEY, EventWriter, job_of, open_redis
 from jobs.queue import Publisher, make_app
 from jobs.records import Publishable, SweepReport
 from jobs.states import JobState, Priority
@@ -137,9 +137,21 @@ def test_ends_that_the_sweep_brings_are_announced(
     claim(store, cancelled)
     store.cancel(cancelled)
     clock.move(31)
-    dispatcher.step()
-    told = {job_id: redis.get(end_key(job_id)) for job_id in (expired, spent, cancelled)}
-    assert told == {expired: b"expired", spent: b"failed", cancelled: b"cancelled"}
+    states = {expired: "expired", spent: "failed", cancelled: "cancelled"}
+    with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        pubsub.psubscribe("penstock:job:*")
+        wait_until(lambda: redis.pubsub_numpat() == 1)
+        dispatcher.step()
+        told = {}
+
+        def heard_all() -> bool:
+            if message := pubsub.get_message(timeout=1):
+                told[job_of(message["channel"].decode())] = json.loads(message["data"])
+            return len(told) == 3
+
+        wait_until(heard_all)
+    assert told == {job_id: {"type": "end", "state": state} for job_id, state in states.items()}
+    assert redis.keys("penstock:job:*") == []
 
 
 def test_without_redis_the_sweep_goes_on_and_with_it_the_rest(
@@ -266,12 +278,18 @@ def round_of(num_lines: int = 0, *, num_swept: int = 0, seconds: float = 0.01, *
         (round_of(num_swept=2000, seconds=0.2), 0.1),  # half as long as it worked
         (round_of(num_swept=2000, seconds=3.0), 0.25),
         (round_of(20), 0.25),  # at 80 a second half a window lasts for long
-        (round_of(256), 0.125),  # at 1,024 a second, half a window lasts an eighth
-        (round_of(256_000), 0.02),
+        (round_of(128), 0.25),
+        (round_of(129), 0.0),  # more than half of it was used up
+        (round_of(256), 0.0),
     ],
 )
 def test_the_next_round_comes_as_soon_as_it_is_needed(done: Round, rest: float) -> None:
     assert rest_seconds(done, 0.25, 0.25) == pytest.approx(rest)
+
+
+def test_a_window_that_is_used_up_quickly_is_looked_at_before_its_time() -> None:
+    assert rest_seconds(round_of(100), 0.25, 0.1) == pytest.approx(0.128)  # at 1,000 a second
+    assert rest_seconds(round_of(100), 0.25, 0.001) == pytest.approx(0.02)
 
 
 def unavailable(*_: object) -> bool:
@@ -298,6 +316,30 @@ def test_a_ring_wakes_it_before_its_time(store: Store, redis: Redis, redis_url: 
     thread.join(timeout=10)
     assert not thread.is_alive()
     assert store.hold_office(OFFICE, "somebody else")
+
+
+class InstantLines:
+    """A queue whose jobs end while they are published."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def publish(self, job_ids: list[str], priority: Priority) -> None:
+        for job_id in job_ids:
+            self._store.finish(claim(self._store, job_id).ref, success())
+
+
+def test_while_lines_are_short_it_does_not_wait_between_rounds(store: Store, redis: Redis, redis_url: str) -> None:
+    settings = make_settings(redis_url=redis_url, dispatch_window=8, dispatch_interval_seconds=3600.0)
+    store.settings = settings
+    made = store.submit([make_line() for _ in range(40)], new_batch=True)
+    thread, stop = run_in_thread(Dispatcher(store, InstantLines(store), redis, settings))
+    wait_until(lambda: store.get_batch(str(made.batch_id))[0].ended_at is not None, 30)
+    wait_until(lambda: redis.pubsub_numsub("penstock:dispatch")[0][1])
+    stop.set()
+    EventWriter(redis).wake_dispatcher()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
 
 
 def test_it_outlives_a_restart_of_redis(store: Store, own_redis_server: RedisServer, local: Local) -> None:
