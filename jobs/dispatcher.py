@@ -77,11 +77,12 @@ class Round:
 def rest_seconds(done: Round, interval_seconds: float, since_seconds: float) -> float:
     """How long to wait for a ring before the next round. `since_seconds`: from the last round's end to this one's.
 
-    At most the interval. At once where more interactive jobs may wait. Half as long as the round took where the sweep
-    found much: there may be more, and the other writers of a SQLite get their turns. Else until about half the window
-    has been used up again, going by how much of it was: a window must not run dry because lines are quick.
+    At most the interval. At once where more interactive jobs may wait, or more than half the window had been used up:
+    lines are short then. Half as long as the round took where the sweep found much: there may be more, and the other
+    writers of a SQLite get their turns. Else until about half the window should be used up, going by how much was.
     """
-    if done.refilled or len(done.published.interactive) > 0:
+    drained = 2 * len(done.published.batch) > done.published.window > 0
+    if done.refilled or drained or len(done.published.interactive) > 0:
         return 0.0
     rest = interval_seconds
     if done.swept.num_moved >= MANY_SWEPT:

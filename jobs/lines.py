@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from jobs.records import EndedLine
+from jobs.ends import EndedLine
 from jobs.states import JobState
 from jobs.tables import Generation, Job
 

@@ -7,12 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from jobs.states import FinishReason, JobState, Priority
-
-if TYPE_CHECKING:
-    from jobs.tables import Generation, Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,19 +254,6 @@ class NewSegment:
     num_bytes: int
     num_lines: int
     object_name: str
-
-
-@dataclass(frozen=True, slots=True)
-class EndedLine:
-    """An ended line of a batch, with all that its line in a file of results says.
-
-    The generation's token ids are not loaded. `worker`: whose attempt was the last; none when it never ran.
-    """
-
-    job: Job
-    generation: Generation | None
-    worker: str | None
-    end_number: int
 
 
 @dataclass(frozen=True, slots=True)

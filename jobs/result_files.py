@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
 
+from jobs.ends import EndedLine
 from jobs.errors import PenstockError
 from jobs.files import Vault, output_name
 from jobs.ids import new_file_id
 from jobs.lines import render
-from jobs.records import EndedLine, NewSegment
+from jobs.records import NewSegment
 from jobs.store import Store
 from jobs.tables import Batch, FileSegment
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from jobs.checked import CheckedLine
-from jobs.records import BatchCounts, EndedLine, NewBatch, NewSegment
+from jobs.ends import EndedLine
+from jobs.records import BatchCounts, NewBatch, NewSegment
 from jobs.states import JobState
 from jobs.store import batches, cancelling, numbering, reading, retrying, taking
 from jobs.store.door import Door

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, defer
 
+from jobs.ends import EndedLine
 from jobs.errors import InvalidRequest, NotFound
 from jobs.ids import new_id
-from jobs.records import EndedLine, NewBatch, NewSegment
+from jobs.records import NewBatch, NewSegment
 from jobs.states import JobState
 from jobs.store import files, idempotency, numbering, outbox
 from jobs.store.idempotency import Call

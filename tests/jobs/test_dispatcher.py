@@ -278,12 +278,18 @@ def round_of(num_lines: int = 0, *, num_swept: int = 0, seconds: float = 0.01, *
         (round_of(num_swept=2000, seconds=0.2), 0.1),  # half as long as it worked
         (round_of(num_swept=2000, seconds=3.0), 0.25),
         (round_of(20), 0.25),  # at 80 a second half a window lasts for long
-        (round_of(256), 0.125),  # at 1,024 a second, half a window lasts an eighth
-        (round_of(256_000), 0.02),
+        (round_of(128), 0.25),
+        (round_of(129), 0.0),  # more than half of it was used up
+        (round_of(256), 0.0),
     ],
 )
 def test_the_next_round_comes_as_soon_as_it_is_needed(done: Round, rest: float) -> None:
     assert rest_seconds(done, 0.25, 0.25) == pytest.approx(rest)
+
+
+def test_a_window_that_is_used_up_quickly_is_looked_at_before_its_time() -> None:
+    assert rest_seconds(round_of(100), 0.25, 0.1) == pytest.approx(0.128)  # at 1,000 a second
+    assert rest_seconds(round_of(100), 0.25, 0.001) == pytest.approx(0.02)
 
 
 def unavailable(*_: object) -> bool:

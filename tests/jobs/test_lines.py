@@ -14,8 +14,8 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
 from api.shapes import job_object
+from jobs.ends import EndedLine
 from jobs.lines import render
-from jobs.records import EndedLine
 from jobs.states import JobState
 from jobs.tables import Generation, Job
 
