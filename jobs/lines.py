@@ -142,6 +142,7 @@ def job_body(job: Job, generation: Generation) -> Document:
         "recipe": generation.recipe_id,
         "max_attempts": job.max_attempts,
         "queue_position": None,
+        "replay": None,
         "created_at": _instant(job.created_at),
         "started_at": _instant(job.started_at),
         "ended_at": _instant(job.ended_at),
