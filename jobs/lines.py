@@ -142,7 +142,6 @@ def job_body(job: Job, generation: Generation) -> Document:
         "recipe": generation.recipe_id,
         "max_attempts": job.max_attempts,
         "queue_position": None,
-        "replay": None,
         "created_at": _instant(job.created_at),
         "started_at": _instant(job.started_at),
         "ended_at": _instant(job.ended_at),
@@ -150,6 +149,7 @@ def job_body(job: Job, generation: Generation) -> Document:
         "error": _steady(job.error),
         "metadata": _steady(job.job_metadata),
         "batch_id": job.batch_id,
+        "replay": None,
         "status_url": f"/v1/jobs/{job.id}",
         "events_url": f"/v1/jobs/{job.id}/events",
     }
