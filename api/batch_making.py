@@ -83,15 +83,9 @@ def _input_file(store: Store, file_id: str, owner: str | None) -> File:
 
 def check_again(parts: Services, file: File, model: ServedModel) -> None:
     """Check a stored file's lines for `model`, and note what that finds. The old findings are left to the sweep."""
-    store, settings, name = parts.store, parts.settings, checked_name(file.id)
+    store, name = parts.store, checked_name(file.id)
     with parts.vault.writer(name) as checked:
-        lines = CheckedLines(
-            checked.write,
-            model,
-            parts.checkers,
-            max_line_bytes=settings.max_line_bytes,
-            max_lines=settings.max_batch_lines,
-        )
+        lines = CheckedLines(checked.write, model, parts.settings)
         for piece in read_span(Span(0, file.num_bytes), lambda: store.segments(file.id), parts.vault):
             lines.feed(piece)
         tally = lines.finish()

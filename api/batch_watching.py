@@ -139,6 +139,10 @@ class BatchWatches:
                 watch.stop()
                 del self._watches[batch_id]
 
+    def num_readers(self, batch_id: str) -> int:
+        watch = self._watches.get(batch_id)
+        return 0 if watch is None else watch.num_readers
+
     async def aclose(self) -> None:
         for watch in self._watches.values():
             watch.stop()

@@ -32,6 +32,10 @@ class Draft:
     prompt: str | None = None
     messages: Sequence[Mapping[str, str]] | None = None
     model: str | None = None
+    seed: int | None = None
+    """None: that of `parameters`."""
+    knobs: Mapping[str, Any] | None = None
+    """`parameters` as they are stored, where somebody knows them already."""
     fills_context: bool = False
     """`max_tokens` is whatever room the prompt leaves."""
     deadline_seconds: float | None = None
@@ -59,7 +63,7 @@ class Fitted:
 
     @property
     def seed(self) -> int | None:
-        return self.draft.parameters.seed
+        return self.draft.parameters.seed if self.draft.seed is None else self.draft.seed
 
     def new_job(self, priority: Priority, *, custom_id: str | None = None) -> NewJob:
         """The job as it is stored."""
@@ -91,9 +95,9 @@ def fit(draft: Draft, model: ServedModel) -> Fitted:
     if wanted.exact and model.exact is False:
         raise draft.refusal("no row class is exact on the workers' machines", "exact", code="exact_unavailable")
     token_ids = _checked_tokens(draft, model)
-    parameters = wanted.model_dump(mode="json", include=KNOBS)
+    parameters = wanted.model_dump(mode="json", include=KNOBS) if draft.knobs is None else draft.knobs
     if draft.fills_context:
-        parameters["max_tokens"] = model.context_tokens - len(token_ids)
+        parameters = {**parameters, "max_tokens": model.context_tokens - len(token_ids)}
     return Fitted(draft, model.name, parameters, token_ids)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -20,9 +19,6 @@ from jobs.queue import Publisher, make_app
 from jobs.settings import Settings
 from jobs.store import Store
 
-NUM_CHECKERS = 2
-"""Threads for the lines of all uploads: counting tokens runs beside Python, the rest of a check does not."""
-
 
 @dataclass
 class Services:
@@ -36,8 +32,6 @@ class Services:
     catalog: Catalog
     reader: EventReader
     vault: Vault
-    checkers: Executor
-    """The threads that check the lines of uploads."""
     watches: BatchWatches
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -58,14 +52,12 @@ class Services:
             catalog=Catalog(store, settings),
             reader=EventReader(async_client),
             vault=vault,
-            checkers=ThreadPoolExecutor(NUM_CHECKERS, thread_name_prefix="check-lines"),
             watches=BatchWatches(store),
         )
 
     async def close(self) -> None:
         self.closing.set()
         await self.watches.aclose()
-        self.checkers.shutdown(wait=False, cancel_futures=True)
         await self.reader.aclose()
         await self.async_redis.aclose()
         self.redis.close()

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from jobs.parameters import MAX_METADATA_PAIRS, Number, Parameters
-from jobs.replay import ReplayResult
-from jobs.states import AttemptOutcome, FinishReason, JobState, Priority
+from jobs.states import AttemptOutcome, FinishReason, JobState, Priority, ReplayResult
 
 MAX_ATTEMPTS = 100
 MAX_DEADLINE_SECONDS = 30 * 24 * 3600

@@ -18,7 +18,7 @@ from cli import screen
 from cli.client import Client, Json
 from cli.connection import ApiKeyOption, ApiOption, JsonOption, connect
 from cli.errors import CliError, UsageError
-from jobs.replay import ReplayResult
+from jobs.states import ReplayResult
 
 LOOK_SECONDS = 0.2
 MAX_SAMPLE = 10_000

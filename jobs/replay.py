@@ -8,26 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import zip_longest
 from typing import Any
 
 from jobs.records import recipe_id
-
-
-class ReplayResult(StrEnum):
-    """How a replay compares."""
-
-    PENDING = "pending"
-    """The replay has not ended yet."""
-    MATCH = "match"
-    """Token for token the same."""
-    DIFFERS = "differs"
-    """Another token under the same recipe: the worker's promise is broken."""
-    RECIPE_DIFFERS = "recipe_differs"
-    """The recipe is another one, so nothing was promised; `tokens_match` says what came of it."""
-    UNAVAILABLE = "unavailable"
-    """The replay did not succeed, or one of the two texts is gone."""
+from jobs.states import ReplayResult
 
 
 @dataclass(frozen=True, slots=True)

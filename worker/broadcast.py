@@ -9,6 +9,8 @@ first event of a job that gains a reader is its whole text so far. The ends of s
 well, all of a flush in one round trip: they are told whether anybody is known to follow or not, for a reader may
 have come in that moment.
 
+That a job runs is told here too, before its text, so that nobody waits for Redis on the way to the engine.
+
 Knows text and where it goes; never logs it.
 """
 
@@ -52,8 +54,8 @@ class _Stream:
     def __init__(self, ref: AttemptRef, *, on_demand: bool) -> None:
         self.ref = ref
         self.on_demand = on_demand
-        self.started = not on_demand
-        """Whether readers have been told that it runs. Of the others, the task tells it."""
+        self.started = False
+        """Whether readers have been told that it runs."""
         self.text = ""
         self.num_sent = 0
 
@@ -83,6 +85,9 @@ class Broadcaster:
         self._interest.on_news = self._some.set
         self._stopping = threading.Event()
         self._streams: dict[str, _Stream] = {}
+        self._fresh: set[str] = set()
+        """Streams, not on demand, of which readers have seen nothing: their first text waits for no interval."""
+        self._urgent = threading.Event()
         self._flushing = threading.Lock()
         self._rest_until = 0.0
         self._thread = threading.Thread(target=self._run, name="broadcaster", daemon=True)
@@ -94,6 +99,7 @@ class Broadcaster:
         """End the thread; what was handed over before goes out first."""
         self._stopping.set()
         self._some.set()
+        self._urgent.set()
         if self._thread.ident:
             self._thread.join(timeout=5)
 
@@ -101,12 +107,17 @@ class Broadcaster:
         """On the engine's thread, between two steps: an append, no more."""
         self._new.append(deltas)
         self._wake()
+        if self._fresh and any(delta.request_id in self._fresh for delta in deltas):
+            self._urgent.set()
 
     def open(self, request_id: str, ref: AttemptRef, *, on_demand: bool = False) -> None:
         """Waits for nothing, like `close` of a stream that nobody follows. `on_demand`: see above."""
         stream = self._streams[request_id] = _Stream(ref, on_demand=on_demand)
-        if on_demand and self._wanted(stream):
+        if not on_demand:
+            self._fresh.add(request_id)
+        if self._wanted(stream):
             self._wake()
+            self._urgent.set()
 
     def close(self, request_id: str) -> None:
         """Write what text is left, so that the end event comes after all of it."""
@@ -114,6 +125,7 @@ class Broadcaster:
         if stream is not None and self._wanted(stream):
             self.flush()
         self._streams.pop(request_id, None)
+        self._fresh.discard(request_id)
 
     def ended(self, job_id: str, state: JobState) -> None:
         """A job on demand has ended, and the end is stored: told with the next flush."""
@@ -128,18 +140,24 @@ class Broadcaster:
     def _flush(self) -> None:
         self._take_in()
         wanted = [stream for stream in list(self._streams.values()) if self._wanted(stream)]
-        if not wanted or self._clock() < self._rest_until:
-            return
+        if wanted and self._clock() >= self._rest_until and not (self._tell_starts(wanted) and self._tell_text(wanted)):
+            self._rest_until = self._clock() + REST_SECONDS
+
+    def _tell_starts(self, wanted: Sequence[_Stream]) -> bool:
         for stream in wanted:
             if not stream.started:
+                if self._events.state(stream.ref.job_id, JobState.RUNNING, stream.ref.number) is False:
+                    return False
                 stream.started = True
-                self._events.state(stream.ref.job_id, JobState.RUNNING, stream.ref.number)
+        return True
+
+    def _tell_text(self, wanted: Sequence[_Stream]) -> bool:
         unsent = [stream for stream in wanted if len(stream.text) > stream.num_sent]
         if unsent and not self._events.text([stream.event() for stream in unsent]):
-            self._rest_until = self._clock() + REST_SECONDS
-            return
+            return False
         for stream in unsent:
             stream.num_sent = len(stream.text)
+        return True
 
     def _tell_ends(self) -> None:
         """In one round trip. Those of an outage are dropped: readers look at the row when Redis is back."""
@@ -156,6 +174,7 @@ class Broadcaster:
             for delta in self._new.popleft():
                 grown.setdefault(delta.request_id, []).append(delta.text)
         for request_id, pieces in grown.items():
+            self._fresh.discard(request_id)
             if stream := self._streams.get(request_id):
                 stream.text += storable("".join(pieces))
 
@@ -164,12 +183,13 @@ class Broadcaster:
             self._some.set()
 
     def _run(self) -> None:
-        """The first text goes out at once; what comes within the interval after it goes together."""
+        """The first text of a job goes out at once; what comes within the interval after it goes together."""
         while not self._stopping.is_set():
             self._some.wait()
             self._some.clear()
             self.flush()
             self._tell_ends()
-            self._stopping.wait(self._interval_seconds)
+            self._urgent.wait(self._interval_seconds)
+            self._urgent.clear()
         self.flush()
         self._tell_ends()

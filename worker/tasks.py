@@ -109,8 +109,6 @@ def run_job(job_id: str, desk: Desk) -> str:
 
 
 def _run(job: ClaimedJob, lease: Lease, desk: Desk) -> str:
-    if not _on_demand(job):
-        desk.events.state(lease.job_id, JobState.RUNNING, job.ref.number)
     outcome = _attempt(job, lease, desk)
     return "lease lost" if lease.lost else _finish(job, outcome, desk)
 

@@ -1,4 +1,4 @@
-"""One line of a batch's file: can it run, and if not, why. A pure function of the line and the model.
+"""One line of a batch's file: can it run, and if not, why. The answer depends on the line and the model alone.
 
     {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {…}}
 
@@ -7,7 +7,7 @@ What depends on other lines (a `custom_id` that came before, the order of dispat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from api.body import MAX_DEPTH, check_values
 from api.checking import draft_of, validated
 from api.errors import Refusal
 from api.fitting import Draft, Fitted, fit
+from api.intake.familiar import FamiliarBodies
 from api.intake.lines import RawLine
 from api.intake.prefixes import prefix_of
 from api.models import ServedModel
@@ -27,6 +28,7 @@ from jobs.errors import InvalidRequest
 from jobs.states import Priority
 
 JOBS_URL = "/v1/jobs"
+URLS = (*READERS, JOBS_URL)
 BODY = "body"
 _FIELDS = ("custom_id", "method", "url", BODY)
 
@@ -51,19 +53,39 @@ class BadLine:
     param: str | None
 
 
-def check_line(line: RawLine, model: ServedModel, max_line_bytes: int) -> GoodLine | BadLine:
-    """Check one line. Never raises for what stands in it."""
-    if line.data is None:
-        return BadLine(line.number, None, "line_too_long", f"it is longer than {max_line_bytes} bytes.", None)
-    custom_id: str | None = None
-    try:
-        found = _parse(line.data)
-        custom_id = _custom_id(found)
-        url = _envelope(found)
-        fitted = fit(_draft(url, found[BODY]), model)
-    except (InvalidRequest, Refusal) as error:
-        return BadLine(line.number, custom_id, error.code, error.message, error.param)
-    return GoodLine(line.number, custom_id, url, _job(fitted), prefix_of(fitted.token_ids))
+class LineChecker:
+    """Checks the lines of one file, for one thread. What it remembers of them changes no outcome."""
+
+    def __init__(self, model: ServedModel, max_line_bytes: int) -> None:
+        self._model = model
+        self._max_line_bytes = max_line_bytes
+        self._bodies = FamiliarBodies(read_body)
+
+    def check(self, line: RawLine) -> GoodLine | BadLine:
+        """Check one line. Never raises for what stands in it."""
+        if line.data is None:
+            return BadLine(line.number, None, "line_too_long", f"it is longer than {self._max_line_bytes} bytes.", None)
+        custom_id: str | None = None
+        try:
+            found = _parse(line.data)
+            custom_id = _custom_id(found)
+            url = _envelope(found)
+            fitted = fit(self._bodies.draft(url, found[BODY]), self._model)
+        except (InvalidRequest, Refusal) as error:
+            return BadLine(line.number, custom_id, error.code, error.message, error.param)
+        return GoodLine(line.number, custom_id, url, _job(fitted), prefix_of(fitted.token_ids))
+
+
+def read_body(url: str, body: dict[str, Any]) -> Draft:
+    """The draft that a line's body asks for. Raises InvalidRequest."""
+    if url == JOBS_URL:
+        return _native(body)
+    asked = READERS[url](body, BODY)
+    if asked.num_choices > 1:
+        raise _refusal(f"{BODY}.n", "a line of a batch makes one choice; write a line for each", "unsupported_value")
+    if asked.stream:
+        raise _refusal(f"{BODY}.stream", "a line of a batch cannot be streamed", "unsupported_value")
+    return asked.draft
 
 
 def _parse(data: bytes) -> dict[str, Any]:
@@ -116,17 +138,6 @@ def _envelope(found: Mapping[str, Any]) -> str:
     return str(url)
 
 
-def _draft(url: str, body: dict[str, Any]) -> Draft:
-    if url == JOBS_URL:
-        return _native(body)
-    asked = READERS[url](body, BODY)
-    if asked.num_choices > 1:
-        raise _refusal(f"{BODY}.n", "a line of a batch makes one choice; write a line for each", "unsupported_value")
-    if asked.stream:
-        raise _refusal(f"{BODY}.stream", "a line of a batch cannot be streamed", "unsupported_value")
-    return asked.draft
-
-
 def _native(body: dict[str, Any]) -> Draft:
     request = validated(JobRequest, body, under=BODY)
     if request.priority == Priority.INTERACTIVE:
@@ -153,7 +164,3 @@ def _job(fitted: Fitted) -> dict[str, Any]:
 
 def _refusal(name: str, reason: str, code: str = "invalid_value") -> InvalidRequest:
     return InvalidRequest(f"{name}: {reason}.", param=name, code=code)
-
-
-URLS = (*READERS, JOBS_URL)
-Check = Callable[[RawLine], GoodLine | BadLine]

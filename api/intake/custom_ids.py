@@ -41,8 +41,8 @@ class SeenIds:
         return slot
 
     def _make(self, num_slots: int) -> None:
-        self._words = array("Q", bytes(8 * num_slots))
-        self._numbers = array("I", bytes(4 * num_slots))
+        self._words = array("Q", (0,)) * num_slots
+        self._numbers = array("I", (0,)) * num_slots
         self._mask = num_slots - 1
 
     def _grow(self) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
 from contextlib import ExitStack, suppress
 from http import HTTPStatus
 
@@ -44,15 +43,12 @@ class _Discarded(Exception):
 class Upload:
     """Takes one upload. Blocks: to be called from threads, by one at a time. `file_id` names what it will make."""
 
-    def __init__(
-        self, boundary: str, *, vault: Vault, model: ServedModel, settings: Settings, executor: Executor
-    ) -> None:
+    def __init__(self, boundary: str, *, vault: Vault, model: ServedModel, settings: Settings) -> None:
         self.file_id = new_file_id()
         self._names = (input_name(self.file_id), checked_name(self.file_id))
         self._vault = vault
         self._model = model
         self._settings = settings
-        self._executor = executor
         self._form = Form(boundary, self._take)
         self._writers = ExitStack()
         self._sha256 = hashlib.sha256()
@@ -106,13 +102,7 @@ class Upload:
         if first.startswith(_GZIP):
             raise unsupported("file: it is compressed; send JSON lines as they are.", FILE)
         original, checked = (self._writers.enter_context(self._vault.writer(name)) for name in self._names)
-        lines = CheckedLines(
-            checked.write,
-            self._model,
-            self._executor,
-            max_line_bytes=self._settings.max_line_bytes,
-            max_lines=self._settings.max_batch_lines,
-        )
+        lines = CheckedLines(checked.write, self._model, self._settings)
         self._opened = original.write, lines
         return self._opened
 

@@ -76,7 +76,7 @@ async def upload(parts: Parts, owner: Owner, caller: Calling, request: Request, 
     boundary = boundary_of(request.headers)
     _check_announced(request, parts.settings)
     model = await run_in_threadpool(parts.catalog.served)
-    taken = Upload(boundary, vault=parts.vault, model=model, settings=parts.settings, executor=parts.checkers)
+    taken = Upload(boundary, vault=parts.vault, model=model, settings=parts.settings)
     filed = await _received(request, taken, parts, owner, caller)
     note_replay(response, filed.replayed)
     return file_object(await run_in_threadpool(parts.store.get_file, filed.id, owner))

@@ -18,7 +18,7 @@ from jobs.store import ending
 from jobs.store.scope import PUBLISHED, AnyRow, Scope
 from jobs.tables import Batch, Job
 
-CHUNK = 1000
+CHUNK = 500
 """Lines of a batch that one transaction ends: other writers get their turn between two."""
 
 

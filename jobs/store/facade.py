@@ -47,8 +47,10 @@ from jobs.store.sweep import followed
 from jobs.store.webhook_door import WebhookDoor
 from jobs.tables import Attempt, Batch, Generation, Job, Model, Worker
 
-MAX_SWEEP_CHUNKS = 4
-"""Chunks of one kind that a sweep takes: a round of the dispatcher must end."""
+MAX_SWEEP_CHUNKS = 20
+"""Chunks of lost leases that a sweep takes: a round of the dispatcher must end."""
+MAX_DEADLINE_CHUNKS = 4
+"""And of deadlines: those of a million lines may pass at one moment. A claim sees to the others."""
 
 
 class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor):
@@ -199,21 +201,21 @@ class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor):
 
     def _free_leases(self) -> dict[str, JobState]:
         moved: dict[str, JobState] = {}
-        for ids in self._chunks(sweep.leases_ran_out):
+        for ids in self._chunks(sweep.leases_ran_out, MAX_SWEEP_CHUNKS):
             with self._writing() as scope:
                 moved |= dict(sweep.free_leases(scope, ids))
         return moved
 
     def _expire_deadlines(self) -> list[AnyRow]:
         expired: list[AnyRow] = []
-        for ids in self._chunks(sweep.deadlines_passed):
+        for ids in self._chunks(sweep.deadlines_passed, MAX_DEADLINE_CHUNKS):
             with self._writing() as scope:
                 expired += ending.end_queued(scope, ids, JobState.EXPIRED)
         return expired
 
-    def _chunks(self, find: Callable[[Scope], Sequence[str]]) -> Iterator[Sequence[str]]:
+    def _chunks(self, find: Callable[[Scope], Sequence[str]], limit: int) -> Iterator[Sequence[str]]:
         """Find and hand out chunks until one is not full. Bounded: rows that others hold are found again."""
-        for _ in range(MAX_SWEEP_CHUNKS):
+        for _ in range(limit):
             with self._reading() as scope:
                 ids = find(scope)
             if ids:

@@ -55,7 +55,16 @@ _CLAIM = (
 )
 _CLAIM_IN_COMPANY = _CLAIM.where(sa.not_(LAST_ATTEMPT))
 _LOCK = sa.select(Job.id).where(Job.id.in_(_IDS)).order_by(Job.id).with_for_update(key_share=True)
-_BEGIN_ATTEMPT = sa.insert(Attempt)
+_BEGIN_ATTEMPTS = sa.insert(Attempt).from_select(
+    ["job_id", "number", "worker", "started_at"],
+    sa.select(
+        Job.id,
+        Job.attempt,
+        sa.bindparam("the_worker", type_=Attempt.worker.type),
+        sa.bindparam("began_at", type_=Attempt.started_at.type),
+    ).where(Job.id.in_(_IDS)),
+)
+"""From the rows that this transaction has just taken, and holds."""
 _OVERDUE = sa.select(Job.id).where(Job.id.in_(_IDS), Job.state == JobState.QUEUED, Job.deadline_at <= _NOW)
 
 
@@ -72,10 +81,8 @@ def claim_many(scope: Scope, job_ids: Collection[str], worker: str, *, in_compan
         {"ids": list(job_ids), "now": scope.now, "lease_until": until},
     ).all()
     if rows:
-        scope.connection.execute(
-            _BEGIN_ATTEMPT,
-            [{"job_id": row.id, "number": row.attempt, "worker": worker, "started_at": scope.now} for row in rows],
-        )
+        taken = {"ids": [row.id for row in rows], "the_worker": worker, "began_at": scope.now}
+        scope.connection.execute(_BEGIN_ATTEMPTS, taken)
     return {row.id: _claimed(scope, row) for row in rows}
 
 

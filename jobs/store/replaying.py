@@ -8,8 +8,8 @@ import sqlalchemy as sa
 
 from jobs.errors import InvalidRequest, NotFound
 from jobs.ids import new_id
-from jobs.replay import ReplayResult, Told, compare
-from jobs.states import ENDED, JobState, Priority
+from jobs.replay import Told, compare
+from jobs.states import ENDED, JobState, Priority, ReplayResult
 from jobs.store.scope import Scope
 from jobs.tables import Generation, Job, Recipe
 

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from jobs.checked import CheckedLine
 from jobs.errors import InvalidRequest
@@ -229,10 +230,24 @@ def _insert(scope: Scope, rows: Sequence[Row]) -> None:
         marks = ", ".join("?" * len(COLUMNS))
         scope.connection.exec_driver_sql(f"INSERT INTO jobs ({names}) VALUES ({marks})", list(rows))  # noqa: S608
         return
+    _copy(scope, f"COPY jobs ({names}) FROM STDIN", rows)
+
+
+def _copy(scope: Scope, statement: str, rows: Sequence[Row]) -> None:
+    """SQLAlchemy knows no COPY, so the driver's own errors are turned into SQLAlchemy's here, as it would: whoever
+    opened the transaction tells an outage from a rule by them, and leaves their text, which holds the row, out."""
+    dialect = scope.connection.dialect
     driver: Any = scope.connection.connection.driver_connection
-    with driver.cursor() as cursor, cursor.copy(f"COPY jobs ({names}) FROM STDIN") as copy:
-        for row in rows:
-            copy.write_row(row)
+    errors: Any = dialect.loaded_dbapi.Error
+    try:
+        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+            for row in rows:
+                copy.write_row(row)
+    except errors as error:
+        gone = bool(driver.closed)
+        raise DBAPIError.instance(
+            statement, None, error, errors, hide_parameters=True, connection_invalidated=gone, dialect=dialect
+        ) from None
 
 
 def _instant(scope: Scope, instant: datetime | None) -> Any:

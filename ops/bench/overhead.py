@@ -64,7 +64,7 @@ def main() -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ps-bench-", dir="/tmp")))
         folder.chmod(0o711)
-        redis_url = stack.enter_context(_redis(folder))
+        redis_url = stack.enter_context(redis_server(folder))
         urls = {"Penstock, SQLite": f"sqlite:///{folder / 'bench.db'}"}
         if not options.sqlite_only:
             urls["Penstock, PostgreSQL"] = options.postgres or stack.enter_context(_postgres(folder))
@@ -116,7 +116,7 @@ def _table(runs: Runs) -> Table:
 
 def _measured(worker: psutil.Process, num_jobs: int, run: Callable[[int], None]) -> Run:
     """Warm up, then run."""
-    run(WARM_UP)
+    run(min(WARM_UP, num_jobs))
     started, cpu = time.perf_counter(), _cpu_seconds(worker)
     run(num_jobs)
     seconds = time.perf_counter() - started
@@ -140,7 +140,7 @@ def _bare(settings: Settings, num_jobs: int) -> Run:
     def run(number: int) -> None:
         count = counted() + number
         publisher.publish([f"job_{index:032x}" for index in range(number)], Priority.BATCH)
-        _wait_until(lambda: counted() >= count)
+        wait_until(lambda: counted() >= count)
 
     with _role("ops.bench.bare_worker", settings) as worker:
         return _measured(worker, num_jobs, run)
@@ -156,7 +156,7 @@ def _penstock(settings: Settings, num_jobs: int) -> Run:
     def run(number: int) -> None:
         batch_id = _submit(store, settings, number)
         events.wake_dispatcher()
-        _wait_until(lambda: store.get_batch(batch_id)[0].ended_at is not None)
+        wait_until(lambda: store.get_batch(batch_id)[0].ended_at is not None)
         if store.get_batch(batch_id)[1].by_state[JobState.SUCCEEDED] != number:
             raise RuntimeError("not every line succeeded")
 
@@ -187,15 +187,15 @@ def _role(module: str, settings: Settings, ready: str = " ready.") -> Iterator[p
     names = ("home", "redis_url", "database_url", "model")
     environment = {**os.environ, **{f"PENSTOCK_{name.upper()}": str(getattr(settings, name)) for name in names}}
     log = settings.home / f"{module}.log"
-    with _process([sys.executable, "-m", module], log, environment) as process:
-        _wait_until(lambda: ready in log.read_text() or process.poll() is not None, START_SECONDS)
-        if process.poll() is not None:
-            raise RuntimeError(f"{module} ended with status {process.returncode}:\n{log.read_text()[-2000:]}")
-        yield psutil.Process(process.pid)
+    with process([sys.executable, "-m", module], log, environment) as role:
+        wait_until(lambda: ready in log.read_text() or role.poll() is not None, START_SECONDS)
+        if role.poll() is not None:
+            raise RuntimeError(f"{module} ended with status {role.returncode}:\n{log.read_text()[-2000:]}")
+        yield psutil.Process(role.pid)
 
 
 @contextmanager
-def _process(
+def process(
     command: Sequence[str], log: Path, environment: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
@@ -208,22 +208,22 @@ def _process(
 
 
 @contextmanager
-def _redis(folder: Path) -> Iterator[str]:
+def redis_server(folder: Path) -> Iterator[str]:
     socket = folder / "redis.sock"
-    with _process(redis_command(find_redis_server(), socket, folder), folder / "redis.log"):
-        _wait_until(lambda: redis_answers(socket), START_SECONDS)
+    with process(redis_command(find_redis_server(), socket, folder), folder / "redis.log"):
+        wait_until(lambda: redis_answers(socket), START_SECONDS)
         yield f"unix://{socket}?db=0"
 
 
 @contextmanager
 def _postgres(folder: Path) -> Iterator[str]:
     data = folder / "postgres"
-    with _process(postgres_command(data), folder / "postgres.log"):
-        _wait_until(postgres_url_file(data).exists, START_SECONDS)
+    with process(postgres_command(data), folder / "postgres.log"):
+        wait_until(postgres_url_file(data).exists, START_SECONDS)
         yield postgres_url_file(data).read_text().strip()
 
 
-def _wait_until(happened: Callable[[], object], seconds: float = RUN_SECONDS) -> None:
+def wait_until(happened: Callable[[], object], seconds: float = RUN_SECONDS) -> None:
     give_up_at = time.monotonic() + seconds
     while not happened():
         if time.monotonic() > give_up_at:

@@ -21,7 +21,7 @@ import httpx
 from rich.console import Console
 from rich.progress import Progress
 
-from jobs.replay import ReplayResult
+from jobs.states import ReplayResult
 from ops.bench.stage import staged
 
 Json = dict[str, Any]

@@ -8,8 +8,8 @@ import pytest
 
 from jobs.errors import InvalidRequest, NotFound
 from jobs.records import Failed, Succeeded
-from jobs.replay import ReplayResult, Told, compare
-from jobs.states import Priority
+from jobs.replay import Told, compare
+from jobs.states import Priority, ReplayResult
 from jobs.store import Store
 from tests.jobs.support import claim, make_job, make_record, submit_one, success
 

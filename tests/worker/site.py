@@ -109,14 +109,15 @@ class Site:
             assert worker.process.poll() is None, worker.said()
         return worker
 
-    def submit(self, num_jobs: int = 1, *, batch: bool = False, **changes: Any) -> list[str]:
-        """Store jobs and publish them."""
+    def submit(self, num_jobs: int = 1, *, batch: bool = False, publish: bool = True, **changes: Any) -> list[str]:
+        """Store jobs, and publish them unless told not to."""
         parameters = {"max_tokens": 8, **changes.pop("parameters", {})}
         values: dict[str, Any] = {"seed": 7, "num_prompt_tokens": 4, "prompt": SECRET, **changes}
         priority = Priority.BATCH if batch else Priority.INTERACTIVE
         job = NewJob(model=self.settings.model_name, parameters=parameters, priority=priority, **values)
         ids = self.store.submit([job] * num_jobs, new_batch=batch).ids
-        self.publish(ids, priority)
+        if publish:
+            self.publish(ids, priority)
         return list(ids)
 
     def publish(self, ids: Sequence[str], priority: Priority = Priority.INTERACTIVE) -> None:

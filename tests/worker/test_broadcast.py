@@ -26,9 +26,11 @@ class Channel:
             self.writes.append(events)
         return not self.away
 
-    def state(self, job_id: str, state: JobState, attempt: int) -> None:
+    def state(self, job_id: str, state: JobState, attempt: int) -> bool:
         self.num_tries += 1
-        self.states.append((job_id, str(state), attempt))
+        if not self.away:
+            self.states.append((job_id, str(state), attempt))
+        return not self.away
 
     def ends(self, ended: list[tuple[str, JobState]]) -> bool:
         self.num_tries += 1
@@ -66,6 +68,10 @@ def broadcaster(channel: Channel, clock: Clock, interest: Interest) -> Broadcast
     made.open("line/1", AttemptRef("line", 1), on_demand=True)
     made.open("a/1", AttemptRef("a", 1))
     made.open("b/2", AttemptRef("b", 2))
+    made.flush()
+    assert channel.states == [("a", "running", 1), ("b", "running", 2)]
+    channel.states.clear()
+    channel.num_tries = 0
     return made
 
 
@@ -86,6 +92,20 @@ def test_seq_counts_code_points_of_all_the_text(broadcaster: Broadcaster, channe
     broadcaster.deltas([delta("a/1", "x")])
     broadcaster.flush()
     assert [write[0][2:] for write in channel.writes] == [(2, "🏒é", "🏒é"), (3, "x", "🏒éx")]
+
+
+def test_that_a_job_runs_is_told_after_an_outage_and_before_its_text(
+    broadcaster: Broadcaster, channel: Channel, clock: Clock
+) -> None:
+    channel.away = True
+    broadcaster.open("c/1", AttemptRef("c", 1))
+    broadcaster.flush()
+    broadcaster.deltas([delta("c/1", "ice")])
+    assert (channel.states, channel.writes) == ([], [])
+    channel.away = False
+    clock.now += REST_SECONDS
+    broadcaster.flush()
+    assert (channel.states, channel.writes) == ([("c", "running", 1)], [[("c", 1, 3, "ice", "ice")]])
 
 
 def test_nothing_new_writes_nothing(broadcaster: Broadcaster, channel: Channel) -> None:
@@ -122,6 +142,28 @@ def test_the_thread_writes_by_itself(channel: Channel) -> None:
     broadcaster.start()
     broadcaster.open("a/1", AttemptRef("a", 1))
     broadcaster.deltas([delta("a/1", "text")])
+    wait_until(lambda: channel.writes)
+    broadcaster.stop()
+
+
+def test_the_first_text_of_a_job_waits_for_no_interval(channel: Channel) -> None:
+    broadcaster = Broadcaster(channel, 600.0)
+    broadcaster.start()
+    for number, name in enumerate("abc", 1):
+        broadcaster.open(f"{name}/1", AttemptRef(name, 1))
+        broadcaster.deltas([delta(f"{name}/1", "text")])
+        wait_until(lambda: len(channel.writes) == number)  # noqa: B023
+    broadcaster.stop()
+
+
+def test_lines_that_nobody_follows_do_not_hold_up_the_first_text_of_a_job(channel: Channel) -> None:
+    broadcaster = Broadcaster(channel, 600.0)
+    broadcaster.start()
+    broadcaster.open("line/1", AttemptRef("line", 1), on_demand=True)
+    broadcaster.deltas([delta("line/1", "ice")])
+    wait_until(lambda: not broadcaster._new)
+    broadcaster.open("a/1", AttemptRef("a", 1))
+    broadcaster.deltas([delta("line/1", "ice"), delta("a/1", "text")])
     wait_until(lambda: channel.writes)
     broadcaster.stop()
 
