@@ -284,18 +284,17 @@ class Clerk:
         self._stop = stop
         bell, outage = Bell(self._redis), Outage()
         while not stop.is_set():
-            wait_seconds = min(1.0, self._settings.file_interval_seconds)
             try:
-                if self.step().more:
-                    continue
+                more = self.step().more
                 outage.over()
-            except PenstockError as error:
+                if not more:
+                    bell.wait(min(1.0, self._settings.file_interval_seconds), stop)
+            except (StoreUnavailable, StorageUnavailable) as error:
                 outage.began(error)
-                wait_seconds = OUTAGE_SECONDS
+                stop.wait(OUTAGE_SECONDS)
             except Exception as error:  # a defect; its text may hold a line
                 log.error("round_failed", error=type(error).__name__, next="another round in a second")
-                wait_seconds = OUTAGE_SECONDS
-            bell.wait(wait_seconds, stop)
+                stop.wait(OUTAGE_SECONDS)
         self._tenure.resign()
         bell.close()
 

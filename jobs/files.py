@@ -84,9 +84,10 @@ class Vault:
         options = _S3_OPTIONS if url.startswith(("s3://", "s3a://")) else {}
         try:
             self._fs, root = url_to_fs(url, use_listings_cache=False, **options)
-        except (ImportError, ValueError) as error:
-            reason = "the extra `s3` is not installed" if options else str(error)
-            raise PenstockError(f"PENSTOCK_FILES_URL: this storage cannot be used: {reason}.") from None
+        except Exception as error:  # whatever a storage's own library finds wrong with its settings
+            missing = isinstance(error, ImportError) and options
+            reason = "the extra `s3` is not installed" if missing else f"{type(error).__name__}: {error}"
+            raise PenstockError(f"PENSTOCK_FILES_URL: this storage cannot be used ({reason}).") from None
         self._root = root.rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
         # Object stores fail in many ways of their own libraries; a disk only with OSError.

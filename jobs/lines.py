@@ -150,6 +150,7 @@ def job_body(job: Job, generation: Generation) -> Document:
         "error": _steady(job.error),
         "metadata": _steady(job.job_metadata),
         "batch_id": job.batch_id,
+        "replay": None,
         "status_url": f"/v1/jobs/{job.id}",
         "events_url": f"/v1/jobs/{job.id}/events",
     }

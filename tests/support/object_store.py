@@ -1,4 +1,7 @@
-"""An S3-compatible server on loopback, and what a client of it needs to find it."""
+"""An S3-compatible server on loopback, and what a client of it needs to find it.
+
+moto's server, with what it needs for S3 alone (flask); its own extra `server` brings what every service of AWS needs.
+"""
 
 from __future__ import annotations
 
