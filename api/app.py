@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from api import docs, errors
 from api.access import Access
 from api.limits import BodyLimit
-from api.routes import batches, files, health, jobs, models, streams
+from api.routes import batches, completions, files, health, jobs, models, replays, responses, streams, webhooks
 from api.services import Services
 from jobs.settings import Settings
 
@@ -42,7 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    for module in (jobs, streams, files, batches, models, health):
+    for module in (jobs, streams, replays, completions, responses, files, batches, webhooks, models, health):
         app.include_router(module.router)
     errors.install(app)
     docs.install(app)

@@ -13,6 +13,8 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic.json_schema import models_json_schema
 
+from api.openai.requests import ChatRequest, CompletionRequest
+from api.openai.responses import ResponseRequest
 from api.wire import BatchRequest, JobRequest, ManyJobsRequest
 
 ASSETS_URL = "/docs/assets"
@@ -20,7 +22,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
 )
 _POLICY += "connect-src 'self'; frame-ancestors 'none'"
-_BODIES = (JobRequest, ManyJobsRequest, BatchRequest)
+_BODIES = (JobRequest, ManyJobsRequest, BatchRequest, ChatRequest, CompletionRequest, ResponseRequest)
 """What the routes parse themselves, so that FastAPI does not know of it."""
 _REF = "#/components/schemas/{model}"
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from api.batch_shapes import FINAL, batch_object
 from api.checking import Submission
 from api.shapes import accepted_row, job_object
-from api.wire import BatchObject, BatchPage, JobObject, JobPage
+from api.wire import BatchObject, BatchPage, JobObject, JobPage, ReplayObject
 from jobs.errors import InvalidRequest, NotFound, StoreUnavailable
 from jobs.states import ENDED, JobState
 from jobs.store import Store
@@ -21,6 +21,8 @@ _IDS = {
     "job": re.compile("job_[0-9a-f]{32}"),
     "batch": re.compile("batch_[0-9a-f]{32}"),
     "file": re.compile("file-[0-9a-f]{32}"),
+    "webhook": re.compile("webhook_[0-9a-f]{32}"),
+    "delivery": re.compile("delivery_[0-9a-f]{32}"),
 }
 MAX_SHOWN_ID = 64
 FINALIZING_SECONDS = 1
@@ -48,7 +50,14 @@ def poll_job(store: Store, job_id: str, owner: str | None) -> tuple[JobObject, i
 def _whole(store: Store, job: Job) -> JobObject:
     generation = store.get_generation(job.id) if job.state in ENDED else None
     position = store.queue_position(job) if job.state == JobState.QUEUED else None
-    return job_object(job, generation, store.attempts(job.id), position)
+    found = job_object(job, generation, store.attempts(job.id), position)
+    found.replay = _replay(store, job)
+    return found
+
+
+def _replay(store: Store, job: Job) -> ReplayObject | None:
+    verdict = store.replay_verdict(job)
+    return None if verdict is None else ReplayObject.model_validate(verdict)
 
 
 def read_page(

@@ -97,6 +97,8 @@ def model_object(model: Model) -> ModelObject:
         created=int(model.announced_at.timestamp()),
         context_tokens=model.context_tokens,
         sha256=model.sha256,
+        exact=model.details.get("exact"),
+        recipe=model.recipe_id,
     )
 
 

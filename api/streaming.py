@@ -32,14 +32,18 @@ log = structlog.get_logger("penstock.api")
 
 PING_SECONDS = 15.0
 LOOK_SECONDS = 5.0
-FIRST_LOOKS_SECONDS = (0.2, 1.0)
-"""Sooner at first: a job may end between the first read and the subscription."""
+FIRST_LOOKS_SECONDS = (1.0,)
+"""Sooner at first: most jobs are short."""
 AGAIN_SECONDS = 0.5
 CANCEL_SECONDS = 0.1
 BACKLOG_EVENTS = 256
 PING = b": ping\n"
 """One newline, so that it belongs to the next frame: with a blank line of its own, some clients would take it, after
 an `id:`, for an event without data, and fail."""
+
+_TIME_TO_LOOK = ("listening", "end")
+"""`listening`: the subscription has begun. What came between the first read of the row and it was told to nobody
+here, an end included."""
 
 Event = Mapping[str, Any]
 _Inbox = asyncio.Queue[Event | Exception]
@@ -73,8 +77,78 @@ def frame(event: str, data: Mapping[str, Any] | str, id: object = None) -> bytes
     return f"event: {event}\n{head}data: {body}\n\n".encode()
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """New text; `seq` is the length of all the text so far. `position` is where the reader stands then."""
+
+    seq: int
+    text: str
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Another attempt started with another text; what came before is void."""
+
+    attempt: int
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The job moved. `queue_position` only of a queued one, where it is known."""
+
+    state: str
+    attempt: int
+    queue_position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The job is over. The last of its events."""
+
+    job: JobObject
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The stream cannot go on; the job does. The last event: a stream must never look finished."""
+
+    message: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Nothing happened for a while."""
+
+
+Told = Text | Reset | State | Ended | Broken | Ping
+
+
+def native_frame(told: Told) -> bytes:
+    """An event as a frame of `/v1/jobs/{id}/events`."""
+    match told:
+        case Text():
+            return frame("text", {"seq": told.seq, "text": told.text}, id=told.position)
+        case Reset():
+            return frame("reset", {"attempt": told.attempt}, id=told.position)
+        case State():
+            data: dict[str, Any] = {"state": told.state, "attempt": told.attempt}
+            if told.state == JobState.QUEUED:
+                data["queue_position"] = told.queue_position
+            return frame("state", data)
+        case Ended():
+            return frame("end", told.job.model_dump_json())
+        case Broken():
+            message = f"{told.message} Connect again to resume."
+            return frame("error", error_body(message, type=SERVER, param=None, code=told.code))
+        case Ping():
+            return PING
+
+
 class JobStream:
-    """Frames of one job for one reader, who stands at `position`."""
+    """What happens to one job, for one reader, who stands at `position`."""
 
     def __init__(self, parts: Services, job_id: str, owner: str | None, position: Position) -> None:
         self._parts = parts
@@ -90,6 +164,12 @@ class JobStream:
         return await run_in_threadpool(read_job, self._parts.store, self._job_id, self._owner)
 
     async def frames(self, first: JobObject) -> AsyncGenerator[bytes]:
+        """The events as frames of the native stream."""
+        async with contextlib.aclosing(self.events(first)) as events:
+            async for told in events:
+                yield native_frame(told)
+
+    async def events(self, first: JobObject) -> AsyncGenerator[Told]:
         """Everything from the reader's position to the end. `first`: the job, read just now."""
         for piece in self._opening(first):
             yield piece
@@ -101,42 +181,43 @@ class JobStream:
                     yield piece
         except (QueueUnavailable, NotFound) as error:
             log.warning("stream broken", job_id=self._job_id, error=type(error).__name__)
-            yield _error_frame("The live text cannot be read right now; the job goes on.", error.code)
+            yield Broken("The live text cannot be read right now; the job goes on.", error.code)
 
-    def _opening(self, job: JobObject) -> list[bytes]:
+    def _opening(self, job: JobObject) -> list[Told]:
         """Where the job stands. A reader that comes back with the text of an attempt that is over starts afresh."""
         attempt = _newest_attempt(job)
         stale = self._position.seq > 0 and self._position.attempt not in (None, attempt)
-        pieces = [self._reset(attempt)] if stale else []
+        pieces: list[Told] = [self._reset(attempt)] if stale else []
         self._start = Position(self._position.seq, attempt)
         rest = self._ending(job) if job.state in ENDED else self._state(job.state, attempt, job.queue_position)
         return pieces + rest
 
-    async def _live(self) -> AsyncGenerator[bytes]:
-        """Frames from Redis, and from looks at the row between them, until the job has ended or the server stops."""
+    async def _live(self) -> AsyncGenerator[Told]:
+        """Events from Redis, and from looks at the row between them, until the job has ended or the server stops."""
         inbox = _Inbox(BACKLOG_EVENTS)
         looks = _Times(FIRST_LOOKS_SECONDS, LOOK_SECONDS)
         pings = _Times((), PING_SECONDS)
         async with _running(self._pump(inbox)), _running(self._watch_closing(inbox)):
             while True:
                 message = await _next(inbox, min(looks.remaining(), pings.remaining()))
-                for piece in self._live_frames(message):
+                for piece in self._live_events(message):
                     yield piece
                 if message["type"] == "stopping":
                     return
-                if message["type"] == "end" or looks.due():
+                if message["type"] in _TIME_TO_LOOK or looks.due():
                     for piece in await self._look():
                         yield piece
                     if self._ended:
                         return
                 if pings.due():
-                    yield PING
+                    yield Ping()
 
     async def _pump(self, inbox: _Inbox) -> None:
         """Move what Redis says into the inbox. A full inbox holds it back; the reader then re-reads the snapshot."""
         try:
             while True:
-                async with contextlib.aclosing(self._parts.reader.follow(self._job_id, self._position.seq)) as events:
+                following = self._parts.reader.follow(self._job_id, self._position.seq, tell_listening=True)
+                async with contextlib.aclosing(following) as events:
                     async for event in events:
                         await inbox.put(event)
                 # Redis told of an end. The row decides, and may know that the job was brought back since.
@@ -148,7 +229,7 @@ class JobStream:
         await self._parts.closing.wait()
         await inbox.put({"type": "stopping"})
 
-    async def _look(self) -> list[bytes]:
+    async def _look(self) -> list[Told]:
         """Read the row: a state that no message told of, or the end. Nothing while the database cannot be read: text
         may go on, only the end has to wait."""
         try:
@@ -160,7 +241,7 @@ class JobStream:
             return []
         return self._ending(job) if job.state in ENDED else []
 
-    def _live_frames(self, event: Event) -> list[bytes]:
+    def _live_events(self, event: Event) -> list[Told]:
         match event["type"]:
             case "text":
                 return self._text(event["text"], int(event["seq"]), event.get("attempt"))
@@ -169,7 +250,7 @@ class JobStream:
             case "state" if event["state"] not in ENDED:
                 return self._state(str(event["state"]), int(event.get("attempt") or 0))
             case "stopping":
-                return [_error_frame("The server is stopping; the job goes on.", "server_stopping")]
+                return [Broken("The server is stopping; the job goes on.", "server_stopping")]
             case _:
                 return []
 
@@ -177,15 +258,15 @@ class JobStream:
     def _ended(self) -> bool:
         return self._said is not None and self._said[0] in ENDED
 
-    def _ending(self, job: JobObject) -> list[bytes]:
+    def _ending(self, job: JobObject) -> list[Told]:
         """What is left of the stored text, and the whole job."""
         attempt = _newest_attempt(job)
         text = [] if job.completion is None else self._stored_text(job.completion, attempt)
-        return [*text, *self._state(job.state, attempt), frame("end", job.model_dump_json())]
+        return [*text, *self._state(job.state, attempt), Ended(job)]
 
-    def _stored_text(self, completion: str, attempt: int) -> list[bytes]:
+    def _stored_text(self, completion: str, attempt: int) -> list[Told]:
         """The stored text after the reader's position; all of it, if it does not continue what the reader has."""
-        pieces = [] if self._continues(completion, attempt) else [self._reset(attempt)]
+        pieces: list[Told] = [] if self._continues(completion, attempt) else [self._reset(attempt)]
         return pieces + self._text(completion[self._position.seq :], len(completion), attempt)
 
     def _continues(self, completion: str, attempt: int) -> bool:
@@ -194,7 +275,7 @@ class JobStream:
         told = "".join(self._told)
         return known and self._position.seq <= len(completion) and completion.startswith(told, self._start.seq)
 
-    def _text(self, text: str, seq: int, attempt: int | None) -> list[bytes]:
+    def _text(self, text: str, seq: int, attempt: int | None) -> list[Told]:
         begins_at = seq - len(text)
         if begins_at > self._position.seq:
             raise QueueUnavailable("a piece of the text is missing")
@@ -203,27 +284,18 @@ class JobStream:
             return []
         self._told.append(fresh)
         self._position = Position(seq, attempt or self._position.attempt)
-        return [frame("text", {"seq": seq, "text": fresh}, id=self._position)]
+        return [Text(seq, fresh, self._position)]
 
-    def _reset(self, attempt: int) -> bytes:
+    def _reset(self, attempt: int) -> Reset:
         self._position = self._start = Position(0, attempt)
         self._told.clear()
-        return frame("reset", {"attempt": attempt}, id=self._position)
+        return Reset(attempt, self._position)
 
-    def _state(self, state: str, attempt: int, queue_position: int | None = None) -> list[bytes]:
+    def _state(self, state: str, attempt: int, queue_position: int | None = None) -> list[Told]:
         if self._said == (state, attempt):
             return []
         self._said = (state, attempt)
-        data: dict[str, Any] = {"state": state, "attempt": attempt}
-        if state == JobState.QUEUED:
-            data["queue_position"] = queue_position
-        return [frame("state", data)]
-
-
-def _error_frame(message: str, code: str) -> bytes:
-    """The last frame of a stream that cannot go on: it must never look finished."""
-    body = error_body(f"{message} Connect again to resume.", type=SERVER, param=None, code=code)
-    return frame("error", body)
+        return [State(state, attempt, queue_position)]
 
 
 def _newest_attempt(job: JobObject) -> int:

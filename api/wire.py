@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from jobs.parameters import MAX_METADATA_PAIRS, Number, Parameters
-from jobs.states import AttemptOutcome, FinishReason, JobState, Priority
+from jobs.states import AttemptOutcome, FinishReason, JobState, Priority, ReplayResult
 
 MAX_ATTEMPTS = 100
 MAX_DEADLINE_SECONDS = 30 * 24 * 3600
@@ -106,6 +106,20 @@ class AttemptObject(BaseModel):
     error: JobError | None
 
 
+class ReplayObject(BaseModel):
+    """A replay beside the job it runs again. Fields that do not apply to the result are left out."""
+
+    of: str
+    result: ReplayResult
+    first_difference: int | None = Field(default=None, description="Index of the first token that differs.")
+    tokens: list[int | None] | None = Field(default=None, description="The two tokens there: original, replay.")
+    texts: list[str] | None = Field(default=None, description="Both texts: original, replay.")
+    fields: dict[str, list[Any]] | None = Field(
+        default=None, description="Fields of the recipe that differ: original, replay."
+    )
+    tokens_match: bool | None = Field(default=None, description="With another recipe: whether it made no difference.")
+
+
 class JobObject(BaseModel):
     """A job. `attempts` and `queue_position` are null in lists. Instants are ISO 8601, UTC."""
 
@@ -134,6 +148,7 @@ class JobObject(BaseModel):
     error: JobError | None
     metadata: dict[str, str]
     batch_id: str | None
+    replay: ReplayObject | None = Field(default=None, description="Of a replay: how it compares. Null in lists.")
     status_url: str
     events_url: str
 
@@ -331,6 +346,10 @@ class ModelObject(BaseModel):
     owned_by: str = "penstock"
     context_tokens: int
     sha256: str
+    exact: dict[str, bool] | None = Field(
+        default=None, description="By row class: whether the worker has proven that a text depends on nothing else."
+    )
+    recipe: str | None = Field(default=None, description="Id of all that decides a text, but for its row class.")
 
 
 class ModelPage(BaseModel):

@@ -1,120 +1,184 @@
-"""Commands about batches: submit a file, watch it, fetch its results.
-
-A file of any size goes through in bounded memory: it is read twice, once to check every line and once to send it in
-chunks. Each chunk carries an idempotency key, so a chunk that is sent again makes no second job.
-"""
+"""Commands about batches: submit a file, watch it, fetch its results, run again what failed."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import json
-import shutil
-import sys
-import tempfile
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Annotated, Any
-from uuid import uuid4
+from typing import Annotated, Any
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
-from cli import screen
-from cli.batch_lines import LineError, numbered_jobs
+from cli import batch_results, knobs, progress, screen
+from cli.batch_lines import JOBS_URL, Columns, FileFormat, LineWriter
+from cli.batch_results import Order, ResultFormat
+from cli.batch_sending import Source, send
+from cli.batch_words import BATCH_ENDED, eta_of, hints, num_ended, pace_of, refuse_failed, summary, total_of
+from cli.batch_writing import check_target, write_results
 from cli.client import Client, Json
 from cli.connection import ApiKeyOption, ApiOption, JsonOption, connect
-from cli.errors import CliError, UsageError
+from cli.errors import CliError, Interrupted, UsageError
+from cli.job_body import check_parameters, read_metadata, read_schema
 from cli.processes import SignalWatch
 
-BATCH_ENDED = frozenset({"completed", "cancelled", "failed", "expired"})
-MAX_CHUNK_JOBS = 500
-MAX_CHUNK_BYTES = 4 * 1024 * 1024
-MAX_FAULTS_SHOWN = 10
 LOOK_SECONDS = 0.5
+IN_FILE, OF_BATCH = "The file", "The batch"
 
 BatchId = Annotated[str, typer.Argument(metavar="ID", help="The id of a batch.")]
 OutOption = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the results there, as JSONL.")
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Write the results there; .csv and .parquet are tables."),
+]
+InputFile = Annotated[Path, typer.Argument(metavar="FILE", help='JSONL, CSV or text; "-" reads standard input.')]
+KindOption = Annotated[
+    FileFormat | None, typer.Option("--format", help="(by the file's name)", rich_help_panel=IN_FILE)
+]
+ColumnOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="CSV: holds the prompts (prompt).", rich_help_panel=IN_FILE)
+]
+KeepOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="CSV: a column for the lines' metadata.", rich_help_panel=IN_FILE),
+]
+EndpointOption = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="What runs them (as the lines say, or /v1/jobs).", rich_help_panel=IN_FILE),
+]
+SystemOption = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="A system message before prompts.", rich_help_panel=IN_FILE)
+]
+RawOption = Annotated[
+    bool, typer.Option("--raw", help="Prompts as they are, control tokens parsed.", rich_help_panel=IN_FILE)
+]
+AttemptsOption = Annotated[int | None, typer.Option(help="Tries before a line fails.", rich_help_panel=OF_BATCH)]
+NameOption = Annotated[str | None, typer.Option(help="What `batch list` calls it.", rich_help_panel=OF_BATCH)]
+MetadataOption = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=VALUE", help="Kept with it.", rich_help_panel=OF_BATCH)
+]
+WindowOption = Annotated[
+    str | None, typer.Option(help="90m, 24h, 7d: lines that are later expire (none).", rich_help_panel=OF_BATCH)
+]
+WeightOption = Annotated[
+    float | None, typer.Option(help="Its share beside other batches (1).", rich_help_panel=OF_BATCH)
+]
+InvalidOption = Annotated[
+    str | None,
+    typer.Option(metavar="reject", help="One line that cannot run refuses all.", rich_help_panel=OF_BATCH),
 ]
 
 batch_app = typer.Typer(no_args_is_help=True, help="Submit a file of prompts, watch it, fetch its results.")
 
 
 class BatchIncomplete(CliError):
-    """A batch that was waited for ended with jobs that did not succeed."""
-
-
-class Interrupted(CliError):
-    """Somebody stopped waiting. The batch goes on."""
-
-    exit_status = 130
-
-
-class Rate(ProgressColumn):
-    """Jobs a second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f}/s")
+    """A batch that was waited for ended with lines that did not succeed."""
 
 
 @batch_app.command("submit")
 def submit(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help='JSONL; "-" reads standard input.')],
+    file: InputFile,
     *,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end, with a progress bar.")] = False,
     output: OutOption = None,
+    kind: KindOption = None,
+    column: ColumnOption = None,
+    keep: KeepOption = None,
+    endpoint: EndpointOption = None,
+    system: SystemOption = None,
+    raw: RawOption = False,
+    model: knobs.Model = None,
+    max_tokens: knobs.MaxTokens = None,
+    temperature: knobs.Temperature = None,
+    top_p: knobs.TopP = None,
+    top_k: knobs.TopK = None,
+    min_p: knobs.MinP = None,
+    repeat_penalty: knobs.RepeatPenalty = None,
+    repeat_last_n: knobs.RepeatLastN = None,
+    seed: knobs.Seed = None,
+    stop: knobs.Stop = None,
+    logprobs: knobs.Logprobs = None,
+    json_schema: knobs.JsonSchema = None,
+    exact: knobs.Exact = None,
+    max_attempts: AttemptsOption = None,
+    name: NameOption = None,
+    metadata: MetadataOption = None,
+    window: WindowOption = None,
+    weight: WeightOption = None,
+    on_invalid: InvalidOption = None,
     as_json: JsonOption = False,
     api: ApiOption = None,
     api_key: ApiKeyOption = None,
 ) -> None:
     """Submit every line of FILE as one batch and print its id.
 
-    A line is a JSON string (a prompt), an object with `prompt` or `messages` and any parameters, or a line of an
-    OpenAI batch. All lines are checked before any is sent.
+    JSONL: lines of an OpenAI batch, or strings (prompts), or objects with `prompt`
+    or `messages` and any parameters. CSV: a column of prompts; `custom_id` may
+    name the lines. Text: a prompt a line. Options for a generation go into every
+    line that is not an OpenAI line and does not say it itself.
     """
     if output is not None and not wait:
         raise UsageError("--output: only together with --wait; later, use `penstock batch results`.")
-    with _opened(file) as lines, connect(api, api_key) as client:
-        total = check_file(lines, str(file))
-        lines.seek(0)
-        batch_id = _upload(client, lines, total)
-        if not wait and not as_json:
-            print(batch_id)
+    if on_invalid not in (None, "reject"):
+        raise UsageError("--on-invalid: only `reject`; left out, such lines end in the error file.")
+    check_target(batch_results.format_of(output), output)
+    given = given_fields(
+        model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+        repeat_penalty=repeat_penalty, repeat_last_n=repeat_last_n, seed=seed, stop=stop, logprobs=logprobs,
+        exact=exact, max_attempts=max_attempts, json_schema=json_schema,
+    )  # fmt: skip
+    writer = LineWriter(url=endpoint or JOBS_URL, given=given, system=system, raw=raw)
+    about = {"name": name, "on_invalid": on_invalid, "weight": None if weight is None else f"{weight:g}"}
+    body: Json = {"metadata": batch_metadata(metadata or [], about)}
+    body |= {"completion_window": window} if window else {}
+    columns = Columns(prompt=column, kept=keep or ())
+    with Source.opened(file, kind, columns) as source, connect(api, api_key) as client:
+        batch = send(client, source, writer, body, endpoint)
+        if not wait and not as_json and batch["status"] != "failed":
+            print(batch["id"])
             return
-        batch = _wait(client, batch_id) if wait else client.batch(batch_id)
+        batch = _wait(client, batch["id"]) if wait else batch
         _report(client, batch, output, as_json=as_json, waited=wait)
+
+
+@batch_app.command("list")
+def list_batches(
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="At most so many.")] = 20,
+    after: Annotated[str | None, typer.Option(metavar="ID", help="Older than this batch.")] = None,
+    as_json: JsonOption = False,
+    api: ApiOption = None,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """List batches, newest first."""
+    with connect(api, api_key) as client:
+        page = client.batches(limit=limit, after=after)
+    if as_json:
+        screen.print_json(page)
+        return
+    screen.print_table(screen.batches_table(page["data"]))
+    if page.get("has_more"):
+        screen.err.print(f"[dim]more: --after {page['data'][-1]['id']}[/dim]")
 
 
 @batch_app.command("status")
 def status(
     batch_id: BatchId, *, as_json: JsonOption = False, api: ApiOption = None, api_key: ApiKeyOption = None
 ) -> None:
-    """Show how far a batch has come."""
+    """Show how far a batch has come, how fast it goes, and what failed."""
     with connect(api, api_key) as client:
         batch = client.batch(batch_id)
     if as_json:
         screen.print_json(batch)
-    else:
-        print(summary(batch))
+        return
+    print(summary(batch))
+    if batch["status"] not in BATCH_ENDED and (words := [pace_of(batch), eta_of(batch)]) != ["", ""]:
+        print(" · ".join(filter(None, words)))
+    for hint in hints(batch):
+        screen.err.print(hint, markup=False)
 
 
 @batch_app.command("watch")
 def watch(
     batch_id: BatchId, *, as_json: JsonOption = False, api: ApiOption = None, api_key: ApiKeyOption = None
 ) -> None:
-    """Show a batch's progress until it ends."""
+    """Show a batch's progress until it ends. Ctrl-C stops watching; the batch goes on."""
     with connect(api, api_key) as client:
         _report(client, _wait(client, batch_id), None, as_json=as_json, waited=True)
 
@@ -123,193 +187,113 @@ def watch(
 def cancel(
     batch_id: BatchId, *, as_json: JsonOption = False, api: ApiOption = None, api_key: ApiKeyOption = None
 ) -> None:
-    """Stop every job of a batch that has not ended. What text they have is kept."""
+    """Stop every line of a batch that has not ended. What text they have is kept."""
     with connect(api, api_key) as client:
-        batch = client.cancel_batch(batch_id)
-    if as_json:
-        screen.print_json(batch)
-    else:
-        print(summary(batch))
+        _show(client.cancel_batch(batch_id), as_json=as_json)
+
+
+@batch_app.command("retry")
+def retry(
+    batch_id: BatchId, *, as_json: JsonOption = False, api: ApiOption = None, api_key: ApiKeyOption = None
+) -> None:
+    """Run the lines that failed or expired once more, in the same batch. A line that can never run stays as it is."""
+    with connect(api, api_key) as client:
+        batch = client.retry_batch(batch_id)
+        _show(batch, as_json=as_json)
+    if not as_json and batch.get("num_retried") is not None:
+        screen.err.print(f"{batch['num_retried']} lines run again: `penstock batch watch {batch_id}`", markup=False)
 
 
 @batch_app.command("results")
 def results(
-    batch_id: BatchId, *, output: OutOption = None, api: ApiOption = None, api_key: ApiKeyOption = None
+    batch_id: BatchId,
+    *,
+    output: OutOption = None,
+    kind: Annotated[ResultFormat | None, typer.Option("--format", help="(by the name of --output)")] = None,
+    order: Annotated[Order, typer.Option(help="Of the input, or as the lines ended.")] = Order.INPUT,
+    errors: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Lines that did not succeed go there instead.")
+    ] = None,
+    api: ApiOption = None,
+    api_key: ApiKeyOption = None,
 ) -> None:
-    """Write one JSON line for each job, in the order of the file; one that has not ended has no text yet."""
+    """Write what a batch has, one line for each that has ended; those that did not succeed carry an `error`.
+
+    Works while the batch runs: then it is what there is so far. A connection that breaks is taken up again.
+    """
+    check_target(kind or batch_results.format_of(output), output)
+    check_target(kind or batch_results.format_of(errors), errors)
     with connect(api, api_key) as client:
-        client.batch(batch_id)
-        num_lines = write_results(client, batch_id, output)
-    if output is not None:
-        screen.err.print(f"{num_lines} results in {output}", markup=False)
-
-
-def check_file(lines: Iterable[bytes], name: str) -> int:
-    """Number of jobs in a file; raises UsageError that names the lines at fault."""
-    total, faults, num_faults = 0, list[LineError](), 0
-    for _, job in numbered_jobs(lines):
-        total += 1
-        if isinstance(job, LineError):
-            num_faults += 1
-            faults += [job] if len(faults) < MAX_FAULTS_SHOWN else []
-    if faults:
-        more = [f"… and {num_faults - len(faults)} more"] if num_faults > len(faults) else []
-        listed = "\n  ".join([*map(str, faults), *more])
-        raise UsageError(f"{name}: {num_faults} of {total} lines cannot run; nothing was sent.\n  {listed}")
-    if not total:
-        raise UsageError(f"{name}: there is no line in it.")
-    return total
-
-
-def chunks(jobs: Iterable[Json]) -> Iterator[list[Json]]:
-    """Group jobs so that no request is too large for the API."""
-    chunk, size = list[Json](), 0
-    for job in jobs:
-        job_bytes = len(json.dumps(job))
-        if chunk and (len(chunk) == MAX_CHUNK_JOBS or size + job_bytes > MAX_CHUNK_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(job)
-        size += job_bytes
-    if chunk:
-        yield chunk
-
-
-def write_results(client: Client, batch_id: str, output: Path | None) -> int:
-    """Write a batch's results in the order of its lines. A file appears whole or not at all."""
-    with tempfile.TemporaryFile() as newest_first:
-        starts = [0]
-        for job in client.every_job(batch_id=batch_id):
-            newest_first.write(json_line(result_line(job)))
-            starts.append(newest_first.tell())
-        with _result_file(output) as file:
-            for start, end in reversed(list(itertools.pairwise(starts))):
-                newest_first.seek(start)
-                file.write(newest_first.read(end - start))
-        return len(starts) - 1
-
-
-def result_line(job: Json) -> Json:
-    """What a result line holds of a job."""
-    metadata = dict(job.get("metadata") or {})
-    named = {"custom_id": metadata.pop("custom_id")} if "custom_id" in metadata else {}
-    kept = ("state", "completion", "finish_reason", "seed", "usage", "recipe", "logprobs", "error")
-    held = {name: job[name] for name in kept if job.get(name) is not None}
-    return {"id": job["id"]} | named | held | ({"metadata": metadata} if metadata else {})
-
-
-def json_line(value: Json) -> bytes:
-    """One line of JSONL. Characters that many readers take for a line's end are escaped, as JSON allows."""
-    text = json.dumps(value, ensure_ascii=False)
-    for character in "\u0085\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text.encode() + b"\n"
-
-
-def summary(batch: Json) -> str:
-    """One line about a batch."""
-    counts = batch.get("counts") or {}
-    states = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-    return f"{batch['id']} {batch['status']}: {num_ended(batch)} of {total_of(batch)} ended ({states or 'nothing yet'})"
-
-
-def total_of(batch: Json) -> int:
-    return int(batch["request_counts"]["total"])
-
-
-def num_ended(batch: Json) -> int:
-    """Jobs of a batch that have ended, however they did."""
-    counts = batch.get("counts")
-    if counts:
-        return sum(number for state, number in counts.items() if state not in {"queued", "running"})
-    return int(batch["request_counts"]["completed"]) + int(batch["request_counts"]["failed"])
-
-
-def _upload(client: Client, lines: IO[bytes], total: int) -> str:
-    batch_id: str | None = None
-    key = uuid4().hex
-    jobs = (job for _, job in numbered_jobs(lines) if not isinstance(job, LineError))
-    with _progress() as progress:
-        task = progress.add_task("Sending", total=total)
-        for number, chunk in enumerate(chunks(jobs)):
-            reply = client.submit_many(chunk, batch_id=batch_id, idempotency_key=f"{key}-{number}")
-            batch_id = batch_id or reply["batch_id"]
-            progress.advance(task, len(chunk))
-    if batch_id is None:
-        raise UsageError("the file became empty while it was read.")
-    return batch_id
-
-
-def _wait(client: Client, batch_id: str) -> Json:
-    """Look at a batch until it ends; ctrl-C stops looking and leaves the batch alone."""
-    with _progress() as progress, SignalWatch() as signals:
         batch = client.batch(batch_id)
-        task = progress.add_task("Generating", total=total_of(batch), completed=0)
-        progress.update(task, completed=num_ended(batch))
-        while batch["status"] not in BATCH_ENDED:
-            signals.wait(LOOK_SECONDS)
-            if signals.num_stops:
-                raise Interrupted(f"no longer waiting; the batch goes on: `penstock batch watch {batch_id}`")
-            batch = client.batch(batch_id)
-            progress.update(task, completed=num_ended(batch), total=total_of(batch))
-        return batch
+        refuse_failed(batch)
+        tally = write_results(client, batch, output, kind=kind, order=order, errors=errors)
+    if output is not None or errors is not None or not tally.is_clean or batch["status"] not in BATCH_ENDED:
+        screen.err.print(tally.sentence(batch), markup=False)
 
 
-def _report(client: Client, batch: Json, output: Path | None, *, as_json: bool, waited: bool) -> None:
-    if output is not None:
-        write_results(client, batch["id"], output)
+def given_fields(json_schema: Path | None, **knobs: Any) -> Json:
+    """Fields of a job's body that were typed, checked as `submit` checks them."""
+    given = {name: value for name, value in knobs.items() if value not in (None, [])}
+    if json_schema is not None:
+        given["response_format"] = {"type": "json_schema", "json_schema": read_schema(json_schema)}
+    check_parameters(given)
+    return given
+
+
+def batch_metadata(pairs: list[str], about: dict[str, str | None]) -> dict[str, str]:
+    """A batch's metadata: pairs as typed, and what has an option of its own."""
+    metadata = read_metadata(pairs)
+    for name, value in about.items():
+        if value is not None and metadata.setdefault(name, value) != value:
+            raise UsageError(f"--metadata: {name} is also given as --{name.replace('_', '-')}.")
+    return metadata
+
+
+def _show(batch: Json, *, as_json: bool) -> None:
     if as_json:
         screen.print_json(batch)
     else:
         print(summary(batch))
+
+
+def _wait(client: Client, batch_id: str) -> Json:
+    """Look at a batch until it ends; ctrl-C stops looking and leaves the batch alone.
+
+    An API that is away for a while, because it starts again, is waited for.
+    """
+    with progress.generating() as bars, SignalWatch() as signals:
+        client.pause = signals.wait
+        task = bars.add_task("Generating", total=None)
+        while True:
+            batch = client.batch(batch_id)
+            bars.update(
+                task,
+                completed=num_ended(batch),
+                total=total_of(batch),
+                description=batch["status"].capitalize() if batch["status"] != "in_progress" else "Generating",
+                pace=pace_of(batch),
+                eta=eta_of(batch) if batch["status"] not in BATCH_ENDED else "",
+            )
+            if batch["status"] in BATCH_ENDED:
+                return batch
+            signals.wait(LOOK_SECONDS)
+            if signals.num_stops:
+                raise Interrupted(f"no longer waiting; the batch goes on: `penstock batch watch {batch_id}`")
+
+
+def _report(client: Client, batch: Json, output: Path | None, *, as_json: bool, waited: bool) -> None:
+    """Say how a batch ended; fail unless every line succeeded."""
+    if output is not None and batch["status"] != "failed":
+        write_results(client, batch, output)
+    if as_json:
+        screen.print_json(batch)
+    else:
+        print(summary(batch))
+    refuse_failed(batch)
     succeeded = int(batch["request_counts"]["completed"])
     if waited and succeeded < total_of(batch):
         raise BatchIncomplete(
-            f"{total_of(batch) - succeeded} of {total_of(batch)} jobs did not succeed: "
-            f"`penstock batch results {batch['id']}` says why."
+            f"{total_of(batch) - succeeded} of {total_of(batch)} lines did not succeed: "
+            f"`penstock batch results {batch['id']} --errors FILE` says why, "
+            f"`penstock batch retry {batch['id']}` runs them again."
         )
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description:<10}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=screen.err)
-
-
-@contextlib.contextmanager
-def _opened(file: Path) -> Iterator[IO[bytes]]:
-    """A file that can be read twice; standard input is copied to disk for it."""
-    try:
-        with tempfile.TemporaryFile() if str(file) == "-" else file.open("rb") as lines:
-            if str(file) == "-":
-                shutil.copyfileobj(sys.stdin.buffer, lines)
-                lines.seek(0)
-            elif not lines.seekable():
-                raise UsageError(f'FILE: {file} cannot be read twice; use "-".')
-            yield lines
-    except OSError as error:
-        raise UsageError(f"FILE: cannot read {file}: {error.strerror}.") from error
-
-
-@contextlib.contextmanager
-def _result_file(output: Path | None) -> Iterator[IO[Any]]:
-    if output is None:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    part = output.with_name(f".{output.name}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-        part.replace(output)
-    except OSError as error:
-        raise UsageError(f"--output: cannot write {output}: {error.strerror}.") from error
-    finally:
-        part.unlink(missing_ok=True)

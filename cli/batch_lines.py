@@ -1,249 +1,252 @@
-"""Lines of a batch file to bodies of jobs. Three shapes, and they may be mixed:
+"""Prompts in a file to the lines of an OpenAI batch, one at a time, so that a file of any size needs no memory.
 
-    "a prompt"                                          one user message in chat
-    {"prompt"|"messages": …, "temperature": …, …}       a job as `POST /v1/jobs` takes it
-    {"custom_id", "method", "url", "body"}              a line of an OpenAI batch, for /v1/chat/completions or
-                                                        /v1/completions; `custom_id` travels in the job's metadata
+Three kinds of file:
 
-A line that cannot run is refused here, with its number and field, before any line is sent. No message repeats a line.
+    jsonl   a line of an OpenAI batch, sent as it is: {"custom_id", "method", "url", "body"}
+            or a shorter form, which becomes one: a JSON string (a prompt, as one user message),
+            or an object with `prompt` or `messages` and any parameters of `POST /v1/jobs`
+    csv     a column holds the prompt; the column `custom_id` names the line, others may become its metadata
+    text    a prompt a line
+
+A line goes out under the number it has in an editor: what is no line (a header, the rest of a cell with line ends) goes
+out blank. Whether a line can run is for the API to say, which names it by that number; a line that is no JSON goes out
+unchanged. Refused here is only a file that cannot be cut into lines. Knows no network. No message repeats a line.
 """
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import csv
+import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Any
 
-from pydantic import ValidationError
-
-from cli.job_body import chat, first_fault
-from jobs.parameters import MAX_METADATA_PAIRS, Parameters
-from jobs.states import Priority
+from cli.errors import UsageError
+from cli.job_body import chat
 
 Json = dict[str, Any]
 
-MAX_LINE_BYTES = 4 * 1024 * 1024
-CHAT_URL = "/v1/chat/completions"
+MAX_LINE_BYTES = 8 * 1024 * 1024
+"""As much as the API takes by default. A longer line of JSON goes out in pieces, for the API to refuse by number."""
+JOBS_URL = "/v1/jobs"
 COMPLETIONS_URL = "/v1/completions"
-OPENAI_COMPLETIONS_MAX_TOKENS = 16
-ROLES = ("system", "user", "assistant")
-MAX_METADATA_KEY = 64
-MAX_METADATA_VALUE = 512
-JOB_FIELDS = frozenset({"prompt", "messages", "model", "priority", "deadline_seconds", "max_attempts", "metadata"})
-# OpenAI fields that change nothing here at these values, and cannot be served at others.
-INERT: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "best_of": (1,),
-    "stream": (False,),
-    "stream_options": (None,),
-    "echo": (False,),
-    "suffix": (None, ""),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
-}
-IGNORED = frozenset({"user", "safety_identifier", "prompt_cache_key", "service_tier", "store"})
+PROMPT_COLUMN = "prompt"
+ID_COLUMN = "custom_id"
+BLANK = b"\n"
 
 
-class LineError(Exception):
-    """One line cannot run. `number` counts from 1."""
+class FileFormat(StrEnum):
+    """What a file of prompts may be."""
 
-    def __init__(self, number: int, message: str) -> None:
-        super().__init__(f"line {number}: {message}")
-        self.number = number
-
-
-class Fault(Exception):
-    """Why a line cannot run; `read_job` adds the number."""
+    JSONL = "jsonl"
+    CSV = "csv"
+    TEXT = "text"
 
 
-def numbered_jobs(lines: Iterable[bytes]) -> Iterator[tuple[int, Json | LineError]]:
-    """Number and job of every line that is not blank; a LineError in place of a job that cannot run.
+SUFFIXES: Mapping[str, FileFormat] = {".csv": FileFormat.CSV, ".tsv": FileFormat.CSV, ".txt": FileFormat.TEXT}
 
-    A `custom_id` that was seen before is a fault: results could not be told apart.
+
+def format_of(file: Path) -> FileFormat:
+    """A file's format by its name; JSONL where the name says nothing."""
+    return SUFFIXES.get(file.suffix.lower(), FileFormat.JSONL)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a CSV file are read. `prompt` None: the one called so, or the only one there is."""
+
+    prompt: str | None = None
+    kept: Sequence[str] = ()
+    delimiter: str = ","
+
+
+@dataclass
+class LineWriter:
+    """Writes lines from prompts and shorter forms, and counts what goes out.
+
+    `given` are fields of the body for every line that is not an OpenAI line already; a line's own win. `raw` sends a
+    prompt as it is, control tokens parsed; otherwise it is one user message, after `system` if there is one.
     """
-    seen: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+
+    url: str = JOBS_URL
+    given: Mapping[str, Any] = field(default_factory=dict)
+    system: str | None = None
+    raw: bool = False
+    num_lines: int = 0
+    num_untouched: int = 0
+    """OpenAI lines: what was typed for all lines does not reach them."""
+    urls: Counter[str] = field(default_factory=Counter)
+
+    def forget(self) -> None:
+        """Start counting again: the file is read once more."""
+        self.num_lines, self.num_untouched = 0, 0
+        self.urls.clear()
+
+    def from_prompt(
+        self, number: int, prompt: str, custom_id: str | None = None, metadata: Mapping[str, str] | None = None
+    ) -> bytes:
+        """The line of one prompt."""
+        raw = self.raw or self.url == COMPLETIONS_URL
+        body: Json = {"prompt": prompt} if raw else {"messages": chat(prompt, self.system)}
+        return self._line(number, custom_id, body | ({"metadata": dict(metadata)} if metadata else {}))
+
+    def from_json(self, number: int, line: bytes) -> bytes:
+        """The line that a line of JSON becomes."""
         try:
-            job = read_job(line)
-            _check_custom_id(job, number, seen)
-        except Fault as fault:
-            yield number, LineError(number, str(fault))
+            value: Any = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError):
+            return self._unchanged(line)
+        if isinstance(value, str):
+            return self.from_prompt(number, value)
+        if not isinstance(value, dict):
+            return self._unchanged(line)
+        if "url" in value or "body" in value:
+            return self._openai(number, line, value)
+        if "prompt" in value or "messages" in value:
+            custom_id = value.pop("custom_id", None)
+            return self._line(number, custom_id, value)
+        return self._unchanged(line)
+
+    def _openai(self, number: int, line: bytes, value: Json) -> bytes:
+        self.num_untouched += 1
+        self.urls[str(value.get("url"))] += 1
+        named = value.get("custom_id") is not None
+        return self._unchanged(line if named else json_bytes(value | {"custom_id": f"line-{number}"}))
+
+    def _line(self, number: int, custom_id: object, body: Json) -> bytes:
+        self.urls[self.url] += 1
+        named = f"line-{number}" if custom_id in (None, "") else custom_id
+        value = {"custom_id": named, "method": "POST", "url": self.url, "body": {**self.given, **body}}
+        return self._unchanged(json_bytes(value))
+
+    def _unchanged(self, line: bytes) -> bytes:
+        self.num_lines += 1
+        return line if line.endswith(b"\n") else line + b"\n"
+
+
+def json_bytes(value: Json) -> bytes:
+    """One line of JSONL. A lone surrogate, which UTF-8 cannot hold, stays an escape."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def lines_of(file: IO[bytes], name: str, kind: FileFormat, columns: Columns, writer: LineWriter) -> Iterator[bytes]:
+    """Every line that goes out for `file`, from its beginning. Raises UsageError where it cannot be cut into lines."""
+    file.seek(0)
+    writer.forget()
+    try:
+        match kind:
+            case FileFormat.JSONL:
+                yield from _from_jsonl(file, writer)
+            case FileFormat.TEXT:
+                yield from _from_text(file, name, writer)
+            case FileFormat.CSV:
+                yield from _from_csv(file, name, columns, writer)
+    except OSError as error:
+        raise UsageError(f"FILE: cannot read {name}: {error.strerror}.") from error
+
+
+def _from_jsonl(file: IO[bytes], writer: LineWriter) -> Iterator[bytes]:
+    for number, line in _numbered(file):
+        if not line.strip():
+            yield BLANK
+        elif _is_too_long(line):
+            yield line
+            yield from _rest_of_line(file)
+            writer.num_lines += 1
         else:
-            yield number, job
+            yield writer.from_json(number, line)
 
 
-def _check_custom_id(job: Json, number: int, seen: dict[str, int]) -> None:
-    custom_id = (job.get("metadata") or {}).get("custom_id")
-    if custom_id is None:
-        return
-    if custom_id in seen:
-        raise Fault(f"custom_id: the same as in line {seen[custom_id]}")
-    seen[custom_id] = number
+def _from_text(file: IO[bytes], name: str, writer: LineWriter) -> Iterator[bytes]:
+    for number, line in _numbered(file):
+        if _is_too_long(line):
+            raise UsageError(f"{name}: line {number} is longer than {MAX_LINE_BYTES} bytes; nothing was submitted.")
+        try:
+            prompt = line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{name}: line {number} is not UTF-8 (byte {error.start}).") from error
+        yield writer.from_prompt(number, prompt) if prompt.strip() else BLANK
 
 
-def read_job(line: bytes) -> Json:
-    """The body of one job; raises Fault."""
-    if len(line) > MAX_LINE_BYTES:
-        raise Fault(f"it has {len(line)} bytes; at most {MAX_LINE_BYTES}")
-    value = _parse(line)
-    if isinstance(value, str):
-        value = {"messages": chat(value, None)} if value.strip() else {"prompt": ""}
-    if not isinstance(value, dict):
-        raise Fault("neither a JSON string nor a JSON object")
-    job = _from_openai(value) if "body" in value and "url" in value else value
-    _check_job(job)
-    return job
+def _numbered(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Lines by their number from 1. A byte order mark is no part of the first."""
+    lines = iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
+    for number, line in enumerate(lines, start=1):
+        yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
 
 
-def _parse(line: bytes) -> Any:
+def _is_too_long(line: bytes) -> bool:
+    return len(line) > MAX_LINE_BYTES and not line.endswith(b"\n")
+
+
+def _rest_of_line(file: IO[bytes]) -> Iterator[bytes]:
+    for piece in iter(lambda: file.readline(MAX_LINE_BYTES), b""):
+        yield piece
+        if piece.endswith(b"\n"):
+            return
+    yield BLANK
+
+
+def _from_csv(file: IO[bytes], name: str, columns: Columns, writer: LineWriter) -> Iterator[bytes]:
+    csv.field_size_limit(MAX_LINE_BYTES)
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    reader = csv.reader(text, delimiter=columns.delimiter, strict=True)
     try:
-        return json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+        yield from _from_records(reader, name, columns, writer)
     except UnicodeDecodeError as error:
-        raise Fault(f"not UTF-8 (byte {error.start})") from error
-    except json.JSONDecodeError as error:
-        raise Fault(f"not JSON ({error.msg}, column {error.colno})") from error
-    except RecursionError as error:
-        raise Fault("nested too deep") from error
+        raise UsageError(f"{name}: not UTF-8 (after line {reader.line_num}).") from error
+    except csv.Error as error:
+        raise UsageError(f"{name}: line {reader.line_num} is not CSV ({error}).") from error
+    finally:
+        with contextlib.suppress(ValueError):  # the file is closed: a try was given up in the middle
+            text.detach()
 
 
-def _no_constant(name: str) -> None:
-    raise Fault(f"{name} is no JSON number")
-
-
-def _check_job(job: Json) -> None:
-    if ("prompt" in job) == ("messages" in job):
-        raise Fault("give exactly one of `prompt` and `messages`")
-    if "prompt" in job and not (isinstance(job["prompt"], str) and job["prompt"]):
-        raise Fault("prompt: a string that is not empty")
-    if "messages" in job:
-        _check_messages(job["messages"])
-    if any("\x00" in text for text in _texts(job)):
-        raise Fault("prompt: NUL characters cannot be stored")
-    _check_metadata(job.get("metadata"))
-    _check_queueing(job)
-    try:
-        Parameters.model_validate({name: value for name, value in job.items() if name not in JOB_FIELDS})
-    except ValidationError as error:
-        field, message = first_fault(error)
-        raise Fault("unknown field " + field if "Extra inputs" in message else f"{field}: {message}") from error
-
-
-def _texts(job: Json) -> list[str]:
-    return [job["prompt"]] if "prompt" in job else [message["content"] for message in job["messages"]]
-
-
-def _check_messages(messages: Any) -> None:
-    if not isinstance(messages, list) or not messages:
-        raise Fault("messages: a list that is not empty")
-    for index, message in enumerate(messages):
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise Fault(f"messages[{index}].role: one of {', '.join(ROLES)}")
-        if not isinstance(message.get("content"), str) or not message["content"]:
-            raise Fault(f"messages[{index}].content: a string that is not empty")
-
-
-def _check_metadata(metadata: Any) -> None:
-    if metadata is None:
+def _from_records(reader: Any, name: str, columns: Columns, writer: LineWriter) -> Iterator[bytes]:
+    header = next(reader, None)
+    if header is None:
         return
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise Fault("metadata: an object of strings")
-    if len(metadata) > MAX_METADATA_PAIRS:
-        raise Fault(f"metadata: at most {MAX_METADATA_PAIRS} pairs, custom_id included")
-    for key, value in metadata.items():
-        if not 1 <= len(key) <= MAX_METADATA_KEY or len(value) > MAX_METADATA_VALUE:
-            raise Fault(
-                f"metadata (custom_id included): keys of 1 to {MAX_METADATA_KEY} characters, "
-                f"values of at most {MAX_METADATA_VALUE}"
-            )
+    read = _reading(header, name, columns)
+    num_sent, last = 0, reader.line_num
+    for record in reader:
+        number, last = last + 1, reader.line_num
+        if not record:
+            continue
+        if len(record) != len(header):
+            raise UsageError(f"{name}: line {number} has {len(record)} fields, the header {len(header)}.")
+        yield BLANK * (number - 1 - num_sent)
+        num_sent = number
+        prompt, custom_id, metadata = read(record)
+        yield writer.from_prompt(number, prompt, custom_id, metadata)
 
 
-def _check_queueing(job: Json) -> None:
-    if job.get("priority") is not None and job["priority"] not in list(Priority):
-        raise Fault(f"priority: one of {', '.join(Priority)}")
-    deadline = job.get("deadline_seconds")
-    if deadline is not None and (isinstance(deadline, bool) or not isinstance(deadline, int | float) or deadline <= 0):
-        raise Fault("deadline_seconds: a number above 0")
-    if job.get("model") is not None and not isinstance(job["model"], str):
-        raise Fault("model: a string")
+Record = Sequence[str]
 
 
-def _from_openai(line: Json) -> Json:
-    body = line["body"]
-    if line.get("method", "POST") != "POST":
-        raise Fault("method: only POST")
-    if not isinstance(body, dict):
-        raise Fault("body: a JSON object")
-    mappings: dict[str, Callable[[Json], Json]] = {CHAT_URL: _from_chat, COMPLETIONS_URL: _from_completions}
-    if not isinstance(line["url"], str) or line["url"] not in mappings:
-        raise Fault(f"url: only {CHAT_URL} and {COMPLETIONS_URL}")
-    job = mappings[line["url"]](_without_inert(body))
-    if "custom_id" in line:
-        if not isinstance(line["custom_id"], str):
-            raise Fault("custom_id: a string")
-        _check_metadata(job.get("metadata"))
-        job["metadata"] = (job.get("metadata") or {}) | {"custom_id": line["custom_id"]}
-    # OpenAI's endpoints know no repeat penalty, so a line written for them gets none.
-    return {"repeat_penalty": 1.0} | job
+def _reading(
+    header: Sequence[str], name: str, columns: Columns
+) -> Callable[[Record], tuple[str, str | None, dict[str, str]]]:
+    """How to read prompt, custom_id and metadata out of a record; raises UsageError for a column that is not there."""
+    only = header[0] if len(header) == 1 else PROMPT_COLUMN
+    prompt_at = _index(header, columns.prompt or only, name, "--column")
+    kept = [(column, _index(header, column, name, "--keep")) for column in columns.kept]
+    id_at = header.index(ID_COLUMN) if ID_COLUMN in header else None
+
+    def read(record: Record) -> tuple[str, str | None, dict[str, str]]:
+        metadata = {column: record[at] for column, at in kept}
+        return record[prompt_at], None if id_at is None else record[id_at], metadata
+
+    return read
 
 
-def _without_inert(body: Json) -> Json:
-    """Drop what changes nothing; refuse what Penstock cannot serve. A null is the same as leaving a field out."""
-    for name, allowed in INERT.items():
-        if body.get(name) is not None and body[name] not in allowed:
-            raise Fault(f"body.{name}: not supported with this value")
-    return {
-        name: value
-        for name, value in body.items()
-        if name not in INERT and name not in IGNORED and (value is not None or name == "messages")
-    }
-
-
-def _from_chat(body: Json) -> Json:
-    job = _renamed_limit(body)
-    job["messages"] = _flat_messages(job.get("messages"))
-    wants: Any = job.pop("logprobs", False)
-    top = job.pop("top_logprobs", 0)
-    if not isinstance(wants, bool):
-        raise Fault("body.logprobs: true or false")
-    return job | ({"logprobs": top} if wants else {})
-
-
-def _from_completions(body: Json) -> Json:
-    job: Json = {"max_tokens": OPENAI_COMPLETIONS_MAX_TOKENS}
-    job |= _renamed_limit(body)
-    prompt = job.get("prompt")
-    if isinstance(prompt, list) and len(prompt) == 1:
-        job["prompt"] = prompt[0]
-    elif isinstance(prompt, list):
-        raise Fault("body.prompt: one string; write a line for each prompt")
-    return job
-
-
-def _renamed_limit(body: Json) -> Json:
-    """OpenAI spells the limit of completion tokens in two ways."""
-    job = dict(body)
-    newer = job.pop("max_completion_tokens", None)
-    return job | ({"max_tokens": newer} if newer is not None else {})
-
-
-def _flat_messages(messages: Any) -> Any:
-    """Join the text parts of each message's content; `developer` is OpenAI's newer word for `system`."""
-    if not isinstance(messages, list):
-        raise Fault("body.messages: a list that is not empty")
-    return [_flat_message(index, message) for index, message in enumerate(messages)]
-
-
-def _flat_message(index: int, message: Any) -> Any:
-    if not isinstance(message, dict):
-        raise Fault(f"body.messages[{index}]: a JSON object")
-    role = "system" if message.get("role") == "developer" else message.get("role")
-    content = message.get("content")
-    if isinstance(content, list):
-        if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-            raise Fault(f"body.messages[{index}].content: only text parts")
-        content = "".join(str(part.get("text", "")) for part in content)
-    return {"role": role, "content": content}
+def _index(header: Sequence[str], column: str, name: str, option: str) -> int:
+    if column not in header:
+        raise UsageError(f"{option}: {name} has no column {column!r}; it has {', '.join(header)}.")
+    return header.index(column)

@@ -1,13 +1,15 @@
 """The HTTP client: Penstock's API as Python calls that return its JSON. Knows the wire, and nothing behind it.
 
 A call that may be repeated safely (a GET, or a POST with an idempotency key) is repeated when the connection breaks
-or the API asks for patience (429, 503). A refused connection is reported at once.
+or the API asks for patience (429, 502 to 504). A refused connection is reported at once, unless this API has answered
+before: then it is starting again.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
@@ -17,8 +19,10 @@ import httpx
 from cli.errors import ApiRefused, ApiUnreachable, UsageError
 
 Json = dict[str, Any]
-PATIENCE_STATUSES = frozenset({429, 503})
+PATIENCE_STATUSES = frozenset({429, 502, 503, 504})
 MAX_TRIES = 5
+MAX_TRIES_WHEN_KNOWN = 12
+"""Tries in a row at an API that has answered before: about 35 seconds."""
 MAX_PAUSE_SECONDS = 30.0
 PAGE_JOBS = 100
 
@@ -36,6 +40,7 @@ class Client:
         except httpx.InvalidURL as error:
             raise UsageError(f"--api: {url!r} is no URL ({error}).") from error
         self.pause = pause
+        self.has_answered = False
 
     def __enter__(self) -> Self:
         return self
@@ -47,11 +52,6 @@ class Client:
         """Submit one job and return it. The key makes a repeated call harmless; one is drawn if none is given."""
         return self._post("/v1/jobs", job, idempotency_key or uuid4().hex)
 
-    def submit_many(self, jobs: Sequence[Mapping[str, Any]], *, batch_id: str | None, idempotency_key: str) -> Json:
-        """Submit up to 1,000 jobs, all or none, as a new batch or more lines of `batch_id`. Returns the list reply."""
-        body: Json = {"jobs": list(jobs)} | ({"batch_id": batch_id} if batch_id else {})
-        return self._post("/v1/jobs", body, idempotency_key)
-
     def job(self, job_id: str) -> Json:
         return self._json("GET", f"/v1/jobs/{job_id}")
 
@@ -59,8 +59,7 @@ class Client:
         self, *, state: str | None = None, batch_id: str | None = None, limit: int = 20, after: str | None = None
     ) -> Json:
         """One page, newest first: `{"data": […], "has_more": bool}`."""
-        asked = {"state": state, "batch_id": batch_id, "limit": limit, "after": after}
-        return self._json("GET", "/v1/jobs", params={name: value for name, value in asked.items() if value is not None})
+        return self._page("/v1/jobs", limit, after, state=state, batch_id=batch_id)
 
     def every_job(self, *, batch_id: str) -> Iterator[Json]:
         """All jobs of a batch, newest first, a page at a time."""
@@ -75,11 +74,57 @@ class Client:
     def cancel(self, job_id: str) -> Json:
         return self._json("POST", f"/v1/jobs/{job_id}/cancel")
 
+    def replay(self, job_id: str, *, in_batch: bool = False) -> Json:
+        """Queue a replay; the new job."""
+        priority = "batch" if in_batch else "interactive"
+        return self._json("POST", f"/v1/jobs/{job_id}/replay", params={"priority": priority})
+
     def batch(self, batch_id: str) -> Json:
         return self._json("GET", f"/v1/batches/{batch_id}")
 
+    def create_batch(self, batch: Mapping[str, Any], *, idempotency_key: str | None = None) -> Json:
+        """Start a batch of an uploaded file. The key makes a repeated call harmless; one is drawn if none is given."""
+        return self._post("/v1/batches", batch, idempotency_key or uuid4().hex)
+
+    def batches(self, *, limit: int = 20, after: str | None = None) -> Json:
+        """One page, newest first: `{"data": […], "has_more": bool}`."""
+        return self._page("/v1/batches", limit, after)
+
     def cancel_batch(self, batch_id: str) -> Json:
         return self._json("POST", f"/v1/batches/{batch_id}/cancel")
+
+    def retry_batch(self, batch_id: str) -> Json:
+        """Queue again what failed or expired. Repeating it is harmless: what is queued is not queued twice."""
+        return self._json("POST", f"/v1/batches/{batch_id}/retry")
+
+    def files(self, *, limit: int = 20, after: str | None = None, purpose: str | None = None) -> Json:
+        """One page, newest first: `{"data": […], "has_more": bool}`."""
+        return self._page("/v1/files", limit, after, purpose=purpose)
+
+    def file(self, file_id: str) -> Json:
+        return self._json("GET", f"/v1/files/{file_id}")
+
+    def delete_file(self, file_id: str) -> Json:
+        return self._json("DELETE", f"/v1/files/{file_id}")
+
+    def create_webhook(self, webhook: Mapping[str, Any]) -> Json:
+        """Have ends told to a URL. The reply is the only one that holds the secret that signs them."""
+        return self._post("/v1/webhooks", webhook, uuid4().hex)
+
+    def webhooks(self, *, limit: int = 20, after: str | None = None) -> Json:
+        """One page: `{"data": […], "has_more": bool}`."""
+        return self._page("/v1/webhooks", limit, after)
+
+    def delete_webhook(self, webhook_id: str) -> Json:
+        return self._json("DELETE", f"/v1/webhooks/{webhook_id}")
+
+    def test_webhook(self, webhook_id: str) -> Json:
+        """Send it an event; returns the delivery."""
+        return self._json("POST", f"/v1/webhooks/{webhook_id}/test")
+
+    def deliveries(self, webhook_id: str, *, limit: int = 20, after: str | None = None) -> Json:
+        """What was told to a webhook, newest first."""
+        return self._page(f"/v1/webhooks/{webhook_id}/deliveries", limit, after)
 
     def ready(self) -> tuple[bool, Json]:
         """Whether the system takes jobs and runs them, and what the API says about it. Never raises."""
@@ -94,8 +139,15 @@ class Client:
     def _post(self, path: str, body: Mapping[str, Any], key: str) -> Json:
         return self._json("POST", path, json=body, headers={"Idempotency-Key": key})
 
+    def _page(self, path: str, limit: int, after: str | None, **more: Any) -> Json:
+        asked = {**more, "limit": limit, "after": after}
+        return self._json("GET", path, params={name: value for name, value in asked.items() if value is not None})
+
     def _json(self, method: str, path: str, **request: Any) -> Json:
-        reply = self._send(method, path, **request)
+        return self.parsed(self.persist(lambda: self.http.request(method, path, **request)))
+
+    def parsed(self, reply: httpx.Response) -> Json:
+        """The JSON object of a reply."""
         try:
             body = reply.json()
         except ValueError:
@@ -104,19 +156,21 @@ class Client:
             raise ApiRefused(reply.status_code, f"{self.url} does not answer like Penstock's API (no JSON object).")
         return body
 
-    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """One request, repeated while that is safe and can help. Raises for an error reply."""
-        for failures in range(1, MAX_TRIES + 1):
+    def persist(self, once: Callable[[], httpx.Response]) -> httpx.Response:
+        """The reply of a request that is repeated while that can help. Raises for an error reply."""
+        for failures in itertools.count(1):
             try:
-                reply = self.http.request(method, path, **request)
-            except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+                reply = once()
+            except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
                 raise ApiUnreachable(self.url, reason_of(error)) from error
             except httpx.TransportError as error:
-                if failures == MAX_TRIES:
+                is_absent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) and not self.has_answered
+                if is_absent or failures >= (MAX_TRIES_WHEN_KNOWN if self.has_answered else MAX_TRIES):
                     raise ApiUnreachable(self.url, reason_of(error)) from error
                 self.pause(backoff_seconds(failures))
                 continue
-            if reply.status_code not in PATIENCE_STATUSES or failures == MAX_TRIES:
+            self.has_answered = True
+            if reply.status_code not in PATIENCE_STATUSES or failures >= MAX_TRIES:
                 raise_for_error(reply)
                 return reply
             self.pause(asked_pause_seconds(reply) or backoff_seconds(failures))

@@ -157,7 +157,7 @@ def write_prompts(file: Path) -> None:
 
 def check_results(file: Path) -> None:
     """Every prompt has a stored completion and a seed."""
-    results = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    results = [json.loads(line)["penstock"] for line in file.read_text(encoding="utf-8").splitlines()]
     good = [result for result in results if result["state"] == "succeeded" and result.get("seed") is not None]
     if len(good) != NUM_PROMPTS:
         raise DemoFailed(f"{len(good)} of {NUM_PROMPTS} prompts have a stored generation.")

@@ -4,7 +4,8 @@
     ├── UsageError          what was typed, or a file that was named, cannot be used   (exit status 2)
     ├── ApiUnreachable      nothing answers at the API's address
     ├── ApiRefused          the API answered with an error; carries its status, code and field
-    └── StartFailed         a part of the system cannot start; carries the last lines of its log
+    ├── StartFailed         a part of the system cannot start; carries the last lines of its log
+    └── Interrupted         somebody stopped the command; the message says what goes on without it (exit status 130)
 
 No message holds a prompt or a completion.
 """
@@ -54,3 +55,9 @@ class StartFailed(CliError):
     def __init__(self, message: str, log_lines: Sequence[str] = ()) -> None:
         super().__init__("\n".join([message, *(f"  | {line}" for line in log_lines)]))
         self.log_lines = tuple(log_lines)
+
+
+class Interrupted(CliError):
+    """Ctrl-C, or a signal like it, while a command sent or waited."""
+
+    exit_status = 130

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from cli import screen
+from cli import knobs, screen
 from cli.client import Client
 from cli.connection import ApiKeyOption, ApiOption, JsonOption, connect
 from cli.errors import CliError, UsageError
@@ -20,7 +19,6 @@ from cli.roles import become
 from jobs.states import JobState, Priority
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The id of a job.")]
-Knobs = "Generation"
 Sending = "Queueing"
 
 jobs_app = typer.Typer(no_args_is_help=True, help="List jobs, or put a failed one back.")
@@ -47,21 +45,19 @@ def submit(
         bool, typer.Option("--raw", help="Send PROMPT as it is, control tokens parsed, not as chat.")
     ] = False,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system message before it.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model, where several are served.", rich_help_panel=Knobs)] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="At most [100].", rich_help_panel=Knobs)] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy [1.0].", rich_help_panel=Knobs)] = None,
-    top_p: Annotated[float | None, typer.Option(help="[off]", rich_help_panel=Knobs)] = None,
-    top_k: Annotated[int | None, typer.Option(help="[off]", rich_help_panel=Knobs)] = None,
-    min_p: Annotated[float | None, typer.Option(help="[off]", rich_help_panel=Knobs)] = None,
-    repeat_penalty: Annotated[float | None, typer.Option(help="1 is off [1.2].", rich_help_panel=Knobs)] = None,
-    repeat_last_n: Annotated[int | None, typer.Option(help="Tokens [64].", rich_help_panel=Knobs)] = None,
-    seed: Annotated[int | None, typer.Option(help="0 … 4294967294 [drawn].", rich_help_panel=Knobs)] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="Up to 4 times.", rich_help_panel=Knobs)] = None,
-    logprobs: Annotated[int | None, typer.Option(help="Alternatives a token.", rich_help_panel=Knobs)] = None,
-    json_schema: Annotated[Path | None, typer.Option(help="The text fits it.", rich_help_panel=Knobs)] = None,
-    exact: Annotated[
-        bool | None, typer.Option("--exact/--no-exact", help="Same bits under any load.", rich_help_panel=Knobs)
-    ] = None,
+    model: knobs.Model = None,
+    max_tokens: knobs.MaxTokens = None,
+    temperature: knobs.Temperature = None,
+    top_p: knobs.TopP = None,
+    top_k: knobs.TopK = None,
+    min_p: knobs.MinP = None,
+    repeat_penalty: knobs.RepeatPenalty = None,
+    repeat_last_n: knobs.RepeatLastN = None,
+    seed: knobs.Seed = None,
+    stop: knobs.Stop = None,
+    logprobs: knobs.Logprobs = None,
+    json_schema: knobs.JsonSchema = None,
+    exact: knobs.Exact = None,
     priority: Annotated[Priority | None, typer.Option(help="Its queue.", rich_help_panel=Sending)] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds, then expired.", rich_help_panel=Sending)] = None,
     max_attempts: Annotated[int | None, typer.Option(help="Tries before it fails.", rich_help_panel=Sending)] = None,
@@ -73,7 +69,7 @@ def submit(
     api_key: ApiKeyOption = None,
 ) -> None:
     """Submit one prompt. Prints the job's id, unless --stream or --wait asks for its text."""
-    knobs = {
+    given = {
         "model": model,
         "max_tokens": max_tokens,
         "temperature": temperature,
@@ -91,7 +87,7 @@ def submit(
         "max_attempts": max_attempts,
     }
     text = sys.stdin.read() if prompt == "-" else prompt
-    body = job_body(text, raw=raw, system=system, knobs=knobs, json_schema=json_schema, metadata=metadata or [])
+    body = job_body(text, raw=raw, system=system, knobs=given, json_schema=json_schema, metadata=metadata or [])
     show = Show.STREAM if stream else Show.TEXT if wait else Show.ID
     with connect(api, api_key) as client:
         _send(client, body, show, as_json=as_json)
@@ -190,7 +186,7 @@ def list_jobs(
     if as_json:
         screen.print_json(page)
         return
-    screen.out.print(screen.jobs_table(page["data"]))
+    screen.print_table(screen.jobs_table(page["data"]))
     if page.get("has_more"):
         screen.err.print(f"[dim]more: --after {page['data'][-1]['id']}[/dim]")
 

@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
-from cli import job_commands, role_commands
+from cli import job_commands, replay_commands, role_commands
 from cli.batch_commands import batch_app
 from cli.errors import CliError
+from cli.file_commands import file_app
+from cli.webhook_commands import webhook_app
 
 app = typer.Typer(
     name="penstock",
@@ -27,8 +29,11 @@ app.command(rich_help_panel=USE)(job_commands.submit)
 app.command(rich_help_panel=USE)(job_commands.status)
 app.command(rich_help_panel=USE)(job_commands.watch)
 app.command(rich_help_panel=USE)(job_commands.cancel)
+app.command(rich_help_panel=USE)(replay_commands.replay)
 app.add_typer(job_commands.jobs_app, name="jobs", rich_help_panel=USE)
 app.add_typer(batch_app, name="batch", rich_help_panel=USE)
+app.add_typer(file_app, name="file", rich_help_panel=USE)
+app.add_typer(webhook_app, name="webhook", rich_help_panel=USE)
 app.add_typer(role_commands.model_app, name="model", rich_help_panel=START)
 app.command(rich_help_panel=ROLES)(role_commands.api)
 app.command(rich_help_panel=ROLES)(role_commands.worker)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 Json = dict[str, Any]
 
 STATE_STYLES = {"succeeded": "green", "running": "cyan", "failed": "red", "expired": "yellow", "cancelled": "yellow"}
 GOOD_END = "succeeded"
+MAX_TABLE_WIDTH = 1000
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(highlight=False, soft_wrap=True, stderr=True)
@@ -23,6 +26,12 @@ err = Console(highlight=False, soft_wrap=True, stderr=True)
 def print_json(value: object) -> None:
     """JSON for a program: one document, not wrapped or coloured."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def print_table(table: Table) -> None:
+    """A table as wide as what is in it: a narrow terminal wraps it, and an id is never cut."""
+    needed = Measurement.get(out, out.options.update(width=MAX_TABLE_WIDTH), table).maximum
+    Console(highlight=False, width=needed, file=out.file).print(table)
 
 
 def print_text(text: str) -> None:
@@ -72,6 +81,74 @@ def jobs_table(jobs: Sequence[Json]) -> Table:
             f"{rate:.1f}" if rate else "–",
         )
     return table
+
+
+def batches_table(batches: Sequence[Json]) -> Table:
+    """Batches, one a row."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("id", "status"):
+        table.add_column(name, no_wrap=True)
+    for name in ("lines", "succeeded", "failed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("created", no_wrap=True)
+    table.add_column("name")
+    for batch in batches:
+        counts = batch["request_counts"]
+        numbers = [str(counts[name]) for name in ("total", "completed", "failed")]
+        name = (batch.get("metadata") or {}).get("name", "")
+        table.add_row(batch["id"], batch["status"], *numbers, local_time(batch.get("created_at")), escape(name))
+    return table
+
+
+def files_table(files: Sequence[Json]) -> Table:
+    """Files, one a row."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("id", "purpose"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("bytes", justify="right", no_wrap=True)
+    for name in ("created", "expires"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("name")
+    for file in files:
+        times = [local_time(file.get(name)) for name in ("created_at", "expires_at")]
+        table.add_row(file["id"], file["purpose"], _size(file), *times, escape(file.get("filename") or ""))
+    return table
+
+
+def _size(file: Json) -> str:
+    """A file of results grows while its batch runs."""
+    return f"{file['bytes']:,}" + ("" if file.get("complete", True) else "+")
+
+
+def webhooks_table(webhooks: Sequence[Json]) -> Table:
+    """Webhooks, one a row."""
+    table = Table("id", "url", "events", box=None, header_style="bold", pad_edge=False)
+    for webhook in webhooks:
+        off = " (disabled: its target is gone)" if webhook.get("disabled_at") else ""
+        table.add_row(webhook["id"], escape(webhook["url"] + off), escape(", ".join(webhook["events"])))
+    return table
+
+
+def deliveries_table(deliveries: Sequence[Json]) -> Table:
+    """What a webhook was told, one event a row."""
+    table = Table("id", "event", "about", "tries", "state", box=None, header_style="bold", pad_edge=False)
+    for delivery in deliveries:
+        told = (delivery[name] for name in ("id", "type", "object_id"))
+        table.add_row(*map(str, told), str(len(delivery["attempts"])), _delivery_state(delivery))
+    return table
+
+
+def _delivery_state(delivery: Json) -> str:
+    """`pending` and `failed` come with what stood in the way at the last try."""
+    last = (delivery["attempts"] or [{}])[-1]
+    reason = last.get("error")
+    shown = f" ({reason} {last.get('status') or ''}".rstrip() + ")" if reason else ""
+    return escape(f"{delivery['status']}{shown}")
+
+
+def local_time(seconds: float | None) -> str:
+    """Unix seconds as a person's clock shows them."""
+    return "–" if seconds is None else datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def job_table(job: Json) -> Table:

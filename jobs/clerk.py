@@ -20,11 +20,11 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
+from itertools import chain, islice
 
 import structlog
 from redis import Redis
@@ -47,7 +47,10 @@ log = structlog.get_logger("penstock.clerk")
 OFFICE = "clerk"
 CHUNK_LINES = 1000
 """Lines of one transaction: long enough to be quick, short enough for others to get SQLite's one lock."""
+YIELD_SECONDS = 0.01
 HOUSEKEEPING_SECONDS = 3600.0
+HOUSE_ROUND_SECONDS = 0.5
+"""Housekeeping takes no more than about so much of a round."""
 ASIDE_SECONDS = 60.0
 """A batch that cannot be worked on, and housekeeping that failed, are tried again after so long."""
 OUTAGE_SECONDS = 1.0
@@ -122,10 +125,11 @@ class Clerk:
         self._tenure = Tenure(store, holder, monotonic)
         self._results = ResultFiles(store, vault, self._keep)
         clocks = {"monotonic": monotonic} | ({} if now is None else {"now": now})
-        self._retention = Retention(store, vault, self._keep, **clocks)  # type: ignore[arg-type]
+        self._retention = Retention(store, vault, **clocks)  # type: ignore[arg-type]
         self._written_at: dict[str, float] = {}
         self._aside_until: dict[str, float] = {}
         self._last_batch = ""
+        self._house: Iterator[int] | None = None
         self._house_at = float("-inf")
 
     def step(self) -> Round:
@@ -144,7 +148,7 @@ class Clerk:
                 self._keep()
                 self._last_batch = batch.id
                 self._work_on(batch, done)
-            self._keep_house()
+            self._keep_house(done)
         return done
 
     def _keep(self) -> None:
@@ -185,7 +189,6 @@ class Clerk:
         except (NotFound, ValueError, LookupError) as error:
             return self._refuse(batch, error)
         next_byte = lines[-1].end if lines else batch.intake_byte
-        began = self._monotonic()
         try:
             taken = self._store.take_in(batch.id, lines, next_byte, done=exhausted)
         except InvalidRequest as error:
@@ -193,7 +196,7 @@ class Clerk:
         done.more = done.more or taken
         if taken and batch.num_taken == 0:
             self._events.wake_dispatcher()
-        self._let_others_write(self._monotonic() - began)
+        self._let_others_write()
         return len(lines) if taken else 0
 
     def _next_lines(self, batch: Batch) -> tuple[list[checked.CheckedLine], bool]:
@@ -214,10 +217,11 @@ class Clerk:
             return 0
         raise error
 
-    def _let_others_write(self, seconds: float) -> None:
-        """SQLite has one writer: leave its lock free for as long as it was held, for dispatch and workers to get it."""
+    def _let_others_write(self) -> None:
+        """SQLite has one writer. Reading and preparing the next chunk leaves its lock free for longer than a chunk
+        holds it; this lets the threads beside us have their turn as well."""
         if self._store.engine.dialect.name == "sqlite":
-            self._stop.wait(min(seconds, 0.25))
+            self._stop.wait(YIELD_SECONDS)
 
     # Files out
 
@@ -246,20 +250,31 @@ class Clerk:
 
     # What is over
 
-    def _keep_house(self) -> None:
-        """Every hour, beside the batches and never before them. A failure here is told, and tried again later."""
-        self._retention.drop_replaced()
+    def _keep_house(self, done: Round) -> None:
+        """Every hour, beside the batches and never before them, some of it a round. A failure here is told, and all is
+        tried again later."""
         now = self._monotonic()
-        if now < self._house_at:
-            return
-        self._house_at = now + HOUSEKEEPING_SECONDS
+        if self._house is None and now >= self._house_at:
+            self._house = self._retention.sweep()
         try:
-            self._retention.sweep()
+            whole = self._work_through(chain(self._retention.drop_replaced(), self._house or ()), now)
         except _Stopped:
             raise
         except Exception as error:
-            self._house_at = now + ASIDE_SECONDS
+            self._house, self._house_at = None, now + ASIDE_SECONDS
             log.error("housekeeping_failed", error=type(error).__name__, seconds=ASIDE_SECONDS)
+            return
+        done.more = done.more or not whole
+        if whole and self._house is not None:
+            self._house, self._house_at = None, now + HOUSEKEEPING_SECONDS
+
+    def _work_through(self, pieces: Iterator[int], since: float) -> bool:
+        """Do these pieces of work; False if the round's time for them was over before they were."""
+        for _ in pieces:
+            self._keep()
+            if self._monotonic() - since >= HOUSE_ROUND_SECONDS:
+                return False
+        return True
 
     # The role
 

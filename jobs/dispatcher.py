@@ -31,7 +31,7 @@ import structlog
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from jobs import clerk
+from jobs import clerk, courier
 from jobs.bell import Bell, Outage
 from jobs.database import open_engine
 from jobs.errors import PenstockError, QueueUnavailable, StoreUnavailable
@@ -197,8 +197,7 @@ class Dispatcher:
             (swept.expired, JobState.EXPIRED),
             (swept.cancelled, JobState.CANCELLED),
         ):
-            for job_id in ids:
-                self._events.end(job_id, state)
+            self._events.ends([(job_id, state) for job_id in ids])
         if swept:
             log.info(
                 "swept",
@@ -304,9 +303,11 @@ def main() -> int:
     redis = open_redis(settings.resolved_redis_url)
     log.info("dispatcher_started", interval_seconds=settings.dispatch_interval_seconds, window=settings.dispatch_window)
     beside = clerk.start(store, redis, settings, stop)
+    deliveries = courier.start(store, settings, stop)
     Dispatcher(store, Publisher(make_app(settings)), redis, settings).run(stop)
     if beside is not None:
         beside.join(clerk.STOP_SECONDS)
+    deliveries.join(courier.STOP_SECONDS + courier.OUTAGE_SECONDS)
     log.info("dispatcher_stopped")
     return 0
 

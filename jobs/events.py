@@ -6,17 +6,21 @@ Keys and channels, all in one Redis database:
                                            {"type": "text", "attempt": 1, "seq": 42, "text": "..."}
                                            {"type": "state", "state": "running", "attempt": 1}
                                            {"type": "end", "state": "succeeded"}
-    penstock:job:{id}:snapshot   string    {"attempt", "seq", "text"}: the whole text so far; expires
-    penstock:job:{id}:end        string    the state a job ended in, for a reader that came a moment late; expires
+    penstock:job:{id}:snapshot   string    {"attempt", "seq", "text"}: the whole text so far; expires soon after the end
+    penstock:job:{id}:end        string    the state a job ended in, for a reader that came a moment late; expires soon
     penstock:cancel              channel   ids of running jobs that somebody cancelled; workers listen
     penstock:dispatch            channel   anything: wakes the dispatcher
     penstock:sentinel            string    there while Redis was not emptied; the dispatcher sets it
-    penstock:reader              channel   never written to; keeps a reader's connection a subscriber
+    penstock:follow              channel   ids of jobs that somebody follows (see `jobs.interest`); workers listen
+    penstock:reader              channel   a worker came (back), and asks who follows what; readers listen
     interactive, batch           list      Celery's queues (with `unacked*` and `_kombu.*` beside them)
 
 `seq` is the length, in code points, of all the completion so far, the event's own text included: an event covers
 [seq - len(text), seq). For each text the snapshot is written first and the message sent after it, in one round trip,
 so a reader that subscribes, waits for the acknowledgement and then reads the snapshot misses nothing.
+
+A batch line that nobody follows leaves no key and sends no text: its worker hears of readers (`jobs.interest`), and
+starts with the whole text so far. Only its end is published, to whoever may have come in that moment.
 
 The writer never raises into a generation. Events are a courtesy; the row is the truth.
 """
@@ -41,6 +45,7 @@ from redis.retry import Retry
 
 from jobs.errors import QueueUnavailable
 from jobs.fanout import STALE, Fanout
+from jobs.interest import FOLLOW_CHANNEL, READER_CHANNEL, Announcing
 from jobs.states import JobState
 from jobs.transcript import GAP, Event, Transcript
 
@@ -53,6 +58,10 @@ SENTINEL_KEY = "penstock:sentinel"
 QUIET_SECONDS = 1.0
 """After a failure, text events are not even tried for so long: the engine's text must not wait for a dead Redis."""
 MAILBOX_SIZE = 256
+END_SECONDS = 60.0
+"""How long snapshot and end of an ended job stay: for readers on their way. Later ones read the row."""
+ENDS_A_TRIP = 1000
+"""Ends that are told in one round trip."""
 SNAPSHOT_READS = 16
 """Snapshots that one process reads at a time, whatever the number of its readers."""
 
@@ -62,6 +71,11 @@ TextEvent = tuple[str, int, int, str, str]
 
 def job_channel(job_id: str) -> str:
     return f"penstock:job:{job_id}"
+
+
+def job_of(channel: str) -> str:
+    """The job whose channel it is."""
+    return channel.removeprefix(job_channel(""))
 
 
 def snapshot_key(job_id: str) -> str:
@@ -139,10 +153,28 @@ class EventWriter:
         """A job is over. Call it after the commit that ended it."""
 
         def add(pipe: Pipeline) -> None:
-            pipe.set(end_key(job_id), str(state), px=self._expiry_ms)
-            pipe.publish(job_channel(job_id), _dump({"type": "end", "state": state}))
+            pipe.set(end_key(job_id), str(state), px=_END_MS)
+            _add_end(pipe, job_id, state)
 
         return self._send(add)
+
+    def ends(self, ended: Sequence[tuple[str, JobState]]) -> bool:
+        """Any number of jobs are over, after the commits that ended them. Leaves no key: who comes later, or hears
+        of it in an outage, finds the end in the row."""
+        for start in range(0, len(ended), ENDS_A_TRIP):
+            trip = ended[start : start + ENDS_A_TRIP]
+
+            def add(pipe: Pipeline, trip: Sequence[tuple[str, JobState]] = trip) -> None:
+                for job_id, state in trip:
+                    _add_end(pipe, job_id, state)
+
+            if not self._send(add):
+                return False
+        return True
+
+    def call_readers(self) -> bool:
+        """A worker listens (again): whoever follows a job shall say so."""
+        return self._send(lambda pipe: pipe.publish(READER_CHANNEL, "who"))
 
     def cancel(self, job_id: str) -> bool:
         """Tell the workers that somebody cancelled a running job."""
@@ -184,14 +216,24 @@ class EventReader:
         `patience_seconds`: how long readers wait through an outage of Redis before they get QueueUnavailable."""
         self._redis = redis
         self._patience_seconds = patience_seconds
-        self._fanout = Fanout(redis, mailbox_size=mailbox_size, patience_seconds=patience_seconds)
+        self._announcing = Announcing(self._followed, self._announce)
+        self._fanout = Fanout(
+            redis, mailbox_size=mailbox_size, patience_seconds=patience_seconds, on_call=self._announcing.call
+        )
         self._reads = asyncio.Semaphore(SNAPSHOT_READS)
 
     async def aclose(self) -> None:
         """Stop following; readers that still wait get QueueUnavailable. The client stays open."""
+        await self._announcing.aclose()
         await self._fanout.aclose()
 
-    async def follow(self, job_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
+    def _followed(self) -> list[str]:
+        return [job_of(channel) for channel in self._fanout.channels]
+
+    async def _announce(self, message: str) -> None:
+        await self._redis.publish(FOLLOW_CHANNEL, message)
+
+    async def follow(self, job_id: str, after: int = 0, *, tell_listening: bool = False) -> AsyncGenerator[Event, None]:
         """Yield what happens to a job: no gap, no repeat. `after`: code points of its text that the client has.
 
         Yields `{"type": "text", "attempt", "seq", "text"}`, `{"type": "state", "state"[, "attempt"]}`, and
@@ -199,12 +241,17 @@ class EventReader:
         from the first character). Ends after `{"type": "end", "state"}`; the database then has all the text, also
         what a full Redis may have kept from here.
 
+        `tell_listening`: yield `{"type": "listening"}` too, each time the subscription has (again) begun. An end that
+        came before it was told to nobody here: it is time to look at the row.
+
         Raises:
             QueueUnavailable: Redis is out of reach for longer than the patience.
         """
+        self._announcing.ensure()
         async with aclosing(self._follow(job_id, Transcript(after))) as events:
             async for event in events:
-                yield event
+                if event["type"] != "listening" or tell_listening:
+                    yield event
                 if event["type"] == "end":
                     return
 
@@ -213,49 +260,69 @@ class EventReader:
             while True:
                 message = await mailbox.get()
                 if message == STALE:
-                    events = await self._reload(job_id, transcript)
+                    events = await self._begin(job_id, transcript)
                 else:
                     events = await self._hear(job_id, transcript, json.loads(message))
                 for event in events:
                     yield event
 
+    async def _begin(self, job_id: str, transcript: Transcript) -> list[Event]:
+        """The subscription has begun, or messages were lost: what is kept, and the workers hear of this reader."""
+        snapshot, end = await self._read(job_id, announce=True)
+        told = _told(snapshot, transcript)
+        if end is not None:
+            told.append({"type": "end", "state": end.decode() if isinstance(end, bytes) else end})
+        return [*told, {"type": "listening"}]
+
     async def _hear(self, job_id: str, transcript: Transcript, message: dict[str, Any]) -> list[Event]:
         if message["type"] == "end":
             # Whatever text was missed is in the snapshot, which was written before the end was.
-            return [*await self._reload(job_id, transcript, with_end=False), message]
+            return [*await self._catch_up(job_id, transcript), message]
         if message["type"] != "text":
             return [message]
         piece = (message["attempt"], message["seq"], message["text"])
         events = transcript.hear(*piece)
         if events != GAP:
             return events
-        caught_up = await self._reload(job_id, transcript, with_end=False)
+        caught_up = await self._catch_up(job_id, transcript)
         again = transcript.hear(*piece)
         return caught_up if again == GAP else caught_up + again
 
-    async def _reload(self, job_id: str, transcript: Transcript, *, with_end: bool = True) -> list[Event]:
-        snapshot, end = await self._read(job_id)
-        events: list[Event] = []
-        if snapshot is not None:
-            document = json.loads(snapshot)
-            events = transcript.read_snapshot(document["attempt"], document["text"])
-        if with_end and end is not None:
-            events.append({"type": "end", "state": end.decode() if isinstance(end, bytes) else end})
-        return events
+    async def _catch_up(self, job_id: str, transcript: Transcript) -> list[Event]:
+        snapshot, _ = await self._read(job_id)
+        return _told(snapshot, transcript)
 
-    async def _read(self, job_id: str) -> tuple[bytes | str | None, bytes | str | None]:
+    async def _read(self, job_id: str, *, announce: bool = False) -> tuple[bytes | str | None, bytes | str | None]:
         """Read snapshot and end in one step; through a short outage if need be."""
         give_up_at = time.monotonic() + self._patience_seconds
         while True:
             try:
-                async with self._reads:
-                    snapshot, end = await self._redis.mget(snapshot_key(job_id), end_key(job_id))
+                async with self._reads, self._redis.pipeline(transaction=False) as pipe:
+                    if announce:
+                        pipe.publish(FOLLOW_CHANNEL, job_id)
+                    pipe.mget(snapshot_key(job_id), end_key(job_id))
+                    snapshot, end = (await pipe.execute())[-1]
             except (RedisError, OSError):
                 if time.monotonic() > give_up_at:
                     raise QueueUnavailable("Redis cannot be reached.") from None
                 await asyncio.sleep(0.05)
             else:
                 return snapshot, end
+
+
+_END_MS = int(END_SECONDS * 1000)
+
+
+def _add_end(pipe: Pipeline, job_id: str, state: JobState) -> None:
+    pipe.pexpire(snapshot_key(job_id), _END_MS)
+    pipe.publish(job_channel(job_id), _dump({"type": "end", "state": state}))
+
+
+def _told(snapshot: bytes | str | None, transcript: Transcript) -> list[Event]:
+    if snapshot is None:
+        return []
+    document = json.loads(snapshot)
+    return transcript.read_snapshot(document["attempt"], document["text"])
 
 
 def _dump(message: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final, Literal
 
@@ -21,12 +21,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from jobs.errors import QueueUnavailable
+from jobs.interest import READER_CHANNEL
 
 log = structlog.get_logger("penstock.fanout")
 
 STALE: Final = "stale"
-_IDLE_CHANNEL = "penstock:reader"
-"""Subscribed always, so that the connection is a subscriber's even while nobody reads."""
 _PING_SECONDS = 5.0
 _RETRY_SECONDS = 0.05
 
@@ -78,8 +77,12 @@ class Mailbox:
 class Fanout:
     """The shared connection. Lives in one event loop; starts with the first reader."""
 
-    def __init__(self, redis: Redis, *, mailbox_size: int, patience_seconds: float) -> None:
+    def __init__(
+        self, redis: Redis, *, mailbox_size: int, patience_seconds: float, on_call: Callable[[], None] = lambda: None
+    ) -> None:
+        """`on_call`: somebody spoke on the readers' own channel, to which this connection is always subscribed."""
         self._redis = redis
+        self._on_call = on_call
         self._mailbox_size = mailbox_size
         self._patience_seconds = patience_seconds
         self._mailboxes: dict[str, set[Mailbox]] = {}
@@ -100,6 +103,11 @@ class Fanout:
             yield mailbox
         finally:
             self._leave(channel, mailbox)
+
+    @property
+    def channels(self) -> list[str]:
+        """Everything that is listened to, now."""
+        return list(self._mailboxes)
 
     async def aclose(self) -> None:
         """Stop. Readers that still wait get QueueUnavailable."""
@@ -163,7 +171,7 @@ class Fanout:
         try:
             async with self._commands:
                 self._acknowledged.clear()
-                await pubsub.subscribe(_IDLE_CHANNEL, *self._mailboxes)
+                await pubsub.subscribe(READER_CHANNEL, *self._mailboxes)
                 self._pubsub = pubsub
             async for message in _messages(pubsub):
                 yield message
@@ -177,6 +185,8 @@ class Fanout:
             self._acknowledged.add(channel)
             for mailbox in self._mailboxes.get(channel, ()):
                 mailbox.mark_stale()
+        elif message["type"] == "message" and channel == READER_CHANNEL:
+            self._on_call()
         elif message["type"] == "message":
             for mailbox in self._mailboxes.get(channel, ()):
                 mailbox.put(message["data"])

@@ -104,8 +104,9 @@ class Publisher:
     Its connections are its own: a worker waits for Redis as long as it takes, a publisher says so within a second.
     """
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, task: str = TASK) -> None:
         self._app = app
+        self._task = task
         impatient = {
             **transport_options(),
             "socket_timeout": 5,
@@ -140,7 +141,7 @@ class Publisher:
         with acquired as producer, producer.batch(max_size=FLUSH_MESSAGES):
             for job_id in ids:
                 self._app.send_task(
-                    TASK,
+                    self._task,
                     args=(job_id,),
                     queue=priority.value,
                     producer=producer,

@@ -31,6 +31,8 @@ class NewJob:
     metadata: Mapping[str, str] = field(default_factory=dict)
     custom_id: str | None = None
     max_attempts: int | None = None
+    origin: Mapping[str, Any] | None = None
+    """What another wire needs to show the job as it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class ClaimedJob:
     """By the database's clock at the claim; none without a deadline."""
     created_at: datetime
     seconds_queued: float
+    row_class: str | None = None
+    """The row class it has to run in; none: the worker chooses."""
 
 
 @dataclass(frozen=True, slots=True)

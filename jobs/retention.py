@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -23,10 +23,10 @@ log = structlog.get_logger("penstock.retention")
 
 ORPHAN_AGE = timedelta(days=1)
 """Objects that no row names may be somebody's that is just being written: until they are so old."""
-FORGET_ROUNDS = 100
 GRACE_SECONDS = 900.0
 """Objects that another has replaced stay for so long: a reader that has begun with them may finish."""
-CHUNK = 500
+CHUNK = 100
+"""Files or objects of one piece of work: others have their turn after it."""
 
 
 def _utc_now() -> datetime:
@@ -34,20 +34,18 @@ def _utc_now() -> datetime:
 
 
 class Retention:
-    """Lets go. `keep` is called between pieces of long work, and may raise to end it."""
+    """Lets go, a piece at a time: its work comes as iterators, one item a piece, that may be left at any point."""
 
     def __init__(
         self,
         store: Store,
         vault: Vault,
-        keep: Callable[[], None] = lambda: None,
         *,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._store = store
         self._vault = vault
-        self._keep = keep
         self._monotonic = monotonic
         self._now = now
         self._replaced: deque[tuple[float, str]] = deque()
@@ -57,34 +55,34 @@ class Retention:
         due = self._monotonic() + GRACE_SECONDS
         self._replaced.extend((due, name) for name in names)
 
-    def drop_replaced(self) -> int:
-        """Delete the replaced objects whose grace is over; how many."""
-        dropped = 0
+    def drop_replaced(self) -> Iterator[int]:
+        """Delete the replaced objects whose grace is over."""
         while self._replaced and self._replaced[0][0] <= self._monotonic():
             self._vault.delete(self._replaced[0][1])
             self._replaced.popleft()
-            dropped += 1
-        return dropped
+            yield 1
 
-    def sweep(self) -> None:
-        """Let go of all whose time is over."""
-        num_expired, num_erased = self.expire(), self.erase()
-        num_orphans = self.drop_orphans()
-        num_forgotten = self._forget()
-        log.info(
-            "kept_house", expired=num_expired, erased=num_erased, orphans=num_orphans, forgotten_chunks=num_forgotten
-        )
+    def sweep(self) -> Iterator[int]:
+        """Let go of all whose time is over. Each piece says how much went."""
+        tally: Counter[str] = Counter()
+        for kind, pieces in (
+            ("expired", self.expire()),
+            ("erased", self.erase()),
+            ("orphans", self.drop_orphans()),
+            ("forgotten", self.forget()),
+        ):
+            for number in pieces:
+                tally[kind] += number
+                yield number
+        log.info("kept_house", **tally)
 
-    def expire(self) -> int:
-        """Delete the files whose time is over, for their owners; how many."""
-        num_expired = 0
+    def expire(self) -> Iterator[int]:
+        """Delete the files whose time is over, for their owners."""
         while ids := self._store.expired_files(CHUNK):
-            self._keep()
-            gone = [file_id for file_id in ids if self._expire_one(file_id)]
-            num_expired += len(gone)
-            if not gone:
-                break
-        return num_expired
+            num_expired = sum(self._expire_one(file_id) for file_id in ids)
+            yield num_expired
+            if num_expired == 0:
+                return
 
     def _expire_one(self, file_id: str) -> bool:
         try:
@@ -93,34 +91,27 @@ class Retention:
             return False
         return True
 
-    def erase(self) -> int:
-        """Delete the objects of deleted files, and forget their names then; how many files."""
-        num_erased = 0
+    def erase(self) -> Iterator[int]:
+        """Delete the objects of deleted files, and forget their names then."""
         while found := self._store.erasable_files(CHUNK):
             for erasable in found:
-                self._keep()
                 for name in erasable.object_names:
                     self._vault.delete(name)
                 self._store.file_erased(erasable.file_id)
-            num_erased += len(found)
-        return num_erased
+                yield 1
 
-    def drop_orphans(self) -> int:
-        """Delete old objects that no row names: somebody was killed between an object and its row. How many."""
+    def drop_orphans(self) -> Iterator[int]:
+        """Delete old objects that no row names: somebody was killed between an object and its row."""
         before = self._now() - ORPHAN_AGE
+        yield self._vault.abandon_uploads(before)
         names = self._vault.stored_before(before)
-        num_dropped = self._vault.abandon_uploads(before)
         while some := list(itertools.islice(names, CHUNK)):
-            self._keep()
-            for name in self._store.unknown_objects(some):
+            unknown = self._store.unknown_objects(some)
+            for name in unknown:
                 self._vault.delete(name)
-                num_dropped += 1
-        return num_dropped
+            yield len(unknown)
 
-    def _forget(self) -> int:
-        """Delete rows that are over, some at a time; how many times there were any."""
-        for num_rounds in range(FORGET_ROUNDS):
-            self._keep()
-            if not self._store.forget():
-                return num_rounds
-        return FORGET_ROUNDS
+    def forget(self) -> Iterator[int]:
+        """Delete rows that are over: a piece of each kind at a time."""
+        while self._store.forget():
+            yield 1

@@ -65,3 +65,18 @@ class FinishReason(StrEnum):
 
     STOP = "stop"
     LENGTH = "length"
+
+
+class ReplayResult(StrEnum):
+    """How a replay compares."""
+
+    PENDING = "pending"
+    """The replay has not ended yet."""
+    MATCH = "match"
+    """Token for token the same."""
+    DIFFERS = "differs"
+    """Another token under the same recipe: the worker's promise is broken."""
+    RECIPE_DIFFERS = "recipe_differs"
+    """The recipe is another one, so nothing was promised; `tokens_match` says what came of it."""
+    UNAVAILABLE = "unavailable"
+    """The replay did not succeed, or one of the two texts is gone."""

@@ -201,7 +201,7 @@ class FileSegment(Base):
 
 
 class Webhook(Base):
-    """Where an owner wants to hear of ends. `secret` signs each delivery (Standard Webhooks)."""
+    """Where an owner wants to hear of ends. `secret` signs each delivery (Standard Webhooks); deleted, it has none."""
 
     __tablename__ = "webhooks"
 
@@ -209,11 +209,18 @@ class Webhook(Base):
     owner: Mapped[str] = mapped_column(String(64), default="")
     url: Mapped[str] = mapped_column(Text)
     events: Mapped[list[str]] = mapped_column(JSON, doc="Types of event, such as `batch.completed`.")
+    include_batch_lines: Mapped[bool] = mapped_column(default=False, doc="Hear of each line's end: `job.*` of batches.")
+    description: Mapped[str] = mapped_column(String(512), default="")
     secret: Mapped[str] = mapped_column(String(128))
     created_at: Mapped[datetime] = mapped_column(Instant)
+    disabled_at: Mapped[datetime | None] = mapped_column(Instant, doc="When its target said that it is gone (410).")
     deleted_at: Mapped[datetime | None] = mapped_column(Instant)
 
-    __table_args__ = (Index("ix_webhooks_owner", "owner", "id"),)
+    __table_args__ = (
+        Index("ix_webhooks_owner", "owner", "id"),
+        # Read by each transaction that ends a job: with nobody listening it is empty.
+        Index("ix_webhooks_listening", "id", **_where("deleted_at IS NULL AND disabled_at IS NULL")),
+    )
 
 
 class Delivery(Base):
@@ -225,14 +232,17 @@ class Delivery(Base):
     webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"))
     event_type: Mapped[str] = mapped_column(String(64))
     object_id: Mapped[str] = mapped_column(Id)
+    data: Mapped[dict[str, Any]] = mapped_column(JSON, doc="What is told of the object: ids and numbers only.")
     created_at: Mapped[datetime] = mapped_column(Instant)
-    next_attempt_at: Mapped[datetime | None] = mapped_column(Instant, doc="None: taken, or given up.")
+    next_attempt_at: Mapped[datetime | None] = mapped_column(
+        Instant, doc="None: taken, or given up. While it is being tried: when the courier that tries counts as dead."
+    )
     delivered_at: Mapped[datetime | None] = mapped_column(Instant)
-    num_attempts: Mapped[int] = mapped_column(default=0)
-    history: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list, doc='[{"at","status","error"}]')
+    num_attempts: Mapped[int] = mapped_column(default=0, doc="Begun; one more than `history` has while one runs.")
+    history: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list, doc='[{"at","status","error","seconds"}]')
 
     __table_args__ = (
-        Index("ix_deliveries_due", "next_attempt_at", **_where("next_attempt_at IS NOT NULL")),
+        Index("ix_deliveries_due", "webhook_id", "next_attempt_at", **_where("next_attempt_at IS NOT NULL")),
         Index("ix_deliveries_webhook", "webhook_id", "id"),
     )
 
@@ -261,6 +271,14 @@ class Job(Base):
         BigInteger, default=0, doc="Place among the lines of its batch: those with a common prefix stand together."
     )
     end_number: Mapped[int | None] = mapped_column(doc="Its place in the order in which its batch's lines ended.")
+
+    replay_of: Mapped[str | None] = mapped_column(Id, doc="The ended job that it runs again, to compare.")
+    origin: Mapped[dict[str, Any] | None] = mapped_column(
+        JSON, doc="What another wire needs to show the job as it was asked for."
+    )
+    row_class: Mapped[str | None] = mapped_column(
+        String(8), doc="The row class it has to run in; none: the worker chooses."
+    )
 
     attempt: Mapped[int] = mapped_column(default=0, doc="Number of the newest attempt; 0 before the first.")
     num_failures: Mapped[int] = mapped_column(default=0, doc="Attempts that count against `max_attempts`.")

@@ -6,19 +6,20 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 
 from celery.platforms import SecurityWarning
 
 from jobs.settings import Settings
 from worker.app import make_worker_app
-from worker.station import QUEUES, concurrency
+from worker.station import QUEUES, Station, concurrency
 
 
-def main() -> int:
+def main(make_station: Callable[[Settings], Station] = Station) -> int:
     """Run until a signal, and return the exit status: 1 when the model cannot be had or the engine failed."""
     warnings.simplefilter("ignore", SecurityWarning)  # of root reading pickles: only JSON is accepted here
     settings = Settings()
-    app = make_worker_app(settings)
+    app = make_worker_app(settings, make_station)
     worker = app.Worker(
         hostname=app.station.name,
         pool=app.conf.worker_pool,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
@@ -12,21 +13,23 @@ from celery.exceptions import Reject
 
 from jobs.queue import TASK, make_app
 from jobs.settings import Settings
+from worker.consumer import GatheringConsumer
 from worker.pool import DrainingThreadPool
 from worker.station import Station, StationStep, concurrency
 from worker.transport import WorkerConnection
 
 
-def make_worker_app(settings: Settings) -> Celery:
+def make_worker_app(settings: Settings, make_station: Callable[[Settings], Station] = Station) -> Celery:
     """An app with the task `penstock.generate` and the station in its worker's blueprint."""
     app = make_app(settings)
-    station = Station(settings)
+    station = make_station(settings)
     app.station = station
     app.amqp.Connection = WorkerConnection
     app.steps["worker"].add(StationStep)
     app.conf.update(
         worker_pool=f"{DrainingThreadPool.__module__}:{DrainingThreadPool.__name__}",
         worker_concurrency=concurrency(settings),
+        worker_consumer=f"{GatheringConsumer.__module__}:{GatheringConsumer.__name__}",
         # A task goes on without Redis: only its message is lost.
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_redirect_stdouts=False,  # the progress bars of loading belong on the terminal

@@ -4,6 +4,13 @@ The engine's thread only appends to a deque. A thread of ours joins what belongs
 one pipelined round trip. With Redis away the text is kept (it is stored at the end anyway), tried again with the
 next flush, and nothing waits: readers find the whole text in the snapshot.
 
+Text *on demand* (batch lines) goes out only while somebody follows the job. Until then it is gathered here, so the
+first event of a job that gains a reader is its whole text so far. The ends of such jobs are told by our thread as
+well, all of a flush in one round trip: they are told whether anybody is known to follow or not, for a reader may
+have come in that moment.
+
+That a job runs is told here too, before its text, so that nobody waits for Redis on the way to the engine.
+
 Knows text and where it goes; never logs it.
 """
 
@@ -13,9 +20,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+from jobs.interest import Interest
 from jobs.records import AttemptRef
+from jobs.states import JobState
 from worker.engine.generation import TextDelta
 
 REST_SECONDS = 1.0
@@ -35,13 +44,18 @@ class WritesText(Protocol):
     """The part of the event writer that takes text. False: it could not be written."""
 
     def text(self, events: list[TextEvent]) -> bool: ...
+    def state(self, job_id: str, state: JobState, attempt: int) -> Any: ...
+    def ends(self, ended: list[tuple[str, JobState]]) -> Any: ...
 
 
 class _Stream:
     """One attempt's text so far, and how much of it readers have been sent."""
 
-    def __init__(self, ref: AttemptRef) -> None:
+    def __init__(self, ref: AttemptRef, *, on_demand: bool) -> None:
         self.ref = ref
+        self.on_demand = on_demand
+        self.started = False
+        """Whether readers have been told that it runs."""
         self.text = ""
         self.num_sent = 0
 
@@ -53,15 +67,27 @@ class Broadcaster:
     """`deltas` is the engine's `on_text`. A stream is opened before its request is submitted, closed at its end."""
 
     def __init__(
-        self, events: WritesText, interval_seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        events: WritesText,
+        interval_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        interest: Interest | None = None,
     ) -> None:
+        """`interest`: who follows what; its news wake us."""
         self._events = events
         self._interval_seconds = interval_seconds
         self._clock = clock
+        self._interest = interest or Interest()
         self._new: deque[Sequence[TextDelta]] = deque()
+        self._ends: deque[tuple[str, JobState]] = deque()
         self._some = threading.Event()
+        self._interest.on_news = self._some.set
         self._stopping = threading.Event()
         self._streams: dict[str, _Stream] = {}
+        self._fresh: set[str] = set()
+        """Streams, not on demand, of which readers have seen nothing: their first text waits for no interval."""
+        self._urgent = threading.Event()
         self._flushing = threading.Lock()
         self._rest_until = 0.0
         self._thread = threading.Thread(target=self._run, name="broadcaster", daemon=True)
@@ -70,26 +96,41 @@ class Broadcaster:
         self._thread.start()
 
     def stop(self) -> None:
+        """End the thread; what was handed over before goes out first."""
         self._stopping.set()
         self._some.set()
+        self._urgent.set()
         if self._thread.ident:
             self._thread.join(timeout=5)
 
     def deltas(self, deltas: list[TextDelta]) -> None:
         """On the engine's thread, between two steps: an append, no more."""
         self._new.append(deltas)
-        if not self._some.is_set():
-            self._some.set()
+        self._wake()
+        if self._fresh and any(delta.request_id in self._fresh for delta in deltas):
+            self._urgent.set()
 
-    def open(self, request_id: str, ref: AttemptRef) -> None:
-        with self._flushing:
-            self._streams[request_id] = _Stream(ref)
+    def open(self, request_id: str, ref: AttemptRef, *, on_demand: bool = False) -> None:
+        """Waits for nothing, like `close` of a stream that nobody follows. `on_demand`: see above."""
+        stream = self._streams[request_id] = _Stream(ref, on_demand=on_demand)
+        if not on_demand:
+            self._fresh.add(request_id)
+        if self._wanted(stream):
+            self._wake()
+            self._urgent.set()
 
     def close(self, request_id: str) -> None:
         """Write what text is left, so that the end event comes after all of it."""
-        with self._flushing:
-            self._flush()
-            self._streams.pop(request_id, None)
+        stream = self._streams.get(request_id)
+        if stream is not None and self._wanted(stream):
+            self.flush()
+        self._streams.pop(request_id, None)
+        self._fresh.discard(request_id)
+
+    def ended(self, job_id: str, state: JobState) -> None:
+        """A job on demand has ended, and the end is stored: told with the next flush."""
+        self._ends.append((job_id, state))
+        self._wake()
 
     def flush(self) -> None:
         """Write the new text of every stream now."""
@@ -98,14 +139,34 @@ class Broadcaster:
 
     def _flush(self) -> None:
         self._take_in()
-        unsent = [stream for stream in self._streams.values() if len(stream.text) > stream.num_sent]
-        if not unsent or self._clock() < self._rest_until:
-            return
-        if not self._events.text([stream.event() for stream in unsent]):
+        wanted = [stream for stream in list(self._streams.values()) if self._wanted(stream)]
+        if wanted and self._clock() >= self._rest_until and not (self._tell_starts(wanted) and self._tell_text(wanted)):
             self._rest_until = self._clock() + REST_SECONDS
-            return
+
+    def _tell_starts(self, wanted: Sequence[_Stream]) -> bool:
+        for stream in wanted:
+            if not stream.started:
+                if self._events.state(stream.ref.job_id, JobState.RUNNING, stream.ref.number) is False:
+                    return False
+                stream.started = True
+        return True
+
+    def _tell_text(self, wanted: Sequence[_Stream]) -> bool:
+        unsent = [stream for stream in wanted if len(stream.text) > stream.num_sent]
+        if unsent and not self._events.text([stream.event() for stream in unsent]):
+            return False
         for stream in unsent:
             stream.num_sent = len(stream.text)
+        return True
+
+    def _tell_ends(self) -> None:
+        """In one round trip. Those of an outage are dropped: readers look at the row when Redis is back."""
+        ended = [self._ends.popleft() for _ in range(len(self._ends))]
+        if ended and self._clock() >= self._rest_until and not self._events.ends(ended):
+            self._rest_until = self._clock() + REST_SECONDS
+
+    def _wanted(self, stream: _Stream) -> bool:
+        return not stream.on_demand or self._interest.wants(stream.ref.job_id)
 
     def _take_in(self) -> None:
         grown: dict[str, list[str]] = {}
@@ -113,13 +174,22 @@ class Broadcaster:
             for delta in self._new.popleft():
                 grown.setdefault(delta.request_id, []).append(delta.text)
         for request_id, pieces in grown.items():
+            self._fresh.discard(request_id)
             if stream := self._streams.get(request_id):
                 stream.text += storable("".join(pieces))
 
+    def _wake(self) -> None:
+        if not self._some.is_set():
+            self._some.set()
+
     def _run(self) -> None:
-        """The first text goes out at once; what comes within the interval after it goes together."""
+        """The first text of a job goes out at once; what comes within the interval after it goes together."""
         while not self._stopping.is_set():
             self._some.wait()
             self._some.clear()
             self.flush()
-            self._stopping.wait(self._interval_seconds)
+            self._tell_ends()
+            self._urgent.wait(self._interval_seconds)
+            self._urgent.clear()
+        self.flush()
+        self._tell_ends()

@@ -22,12 +22,13 @@ from sqlalchemy import Engine as DatabaseEngine
 from jobs.database import open_engine
 from jobs.errors import StoreUnavailable
 from jobs.events import CANCEL_CHANNEL, EventWriter, open_redis
+from jobs.interest import FOLLOW_CHANNEL, Interest
 from jobs.records import recipe_id
 from jobs.settings import Settings
 from jobs.states import Priority
 from jobs.store import Store
 from worker.broadcast import Broadcaster
-from worker.cancels import CancelListener
+from worker.claims import ClaimWriter
 from worker.company import Company
 from worker.drain import Drain
 from worker.engine.engine import Engine
@@ -35,10 +36,12 @@ from worker.gate import Gate
 from worker.gguf_header import without_tensors
 from worker.heartbeat import Heartbeat, Watchdog
 from worker.leases import LeaseKeeper
+from worker.listener import Listener
 from worker.loading import Loaded, load, options_of, sampling_threads
 from worker.results import ResultWriter
 from worker.sources import ModelUnavailable
 from worker.tasks import Desk, run_job
+from worker.transport import unblock
 
 logger = logging.getLogger("penstock.station")
 
@@ -60,6 +63,11 @@ def batch_limit(settings: Settings) -> int:
     """
     options = options_of(settings)
     return 2 * options.tile_slots or options.slots
+
+
+def gate_slack(settings: Settings) -> int:
+    """Lines that may go before more are taken: half of those that only follow, so that no slot ever waits."""
+    return options_of(settings).tile_slots // 2
 
 
 def concurrency(settings: Settings) -> int:
@@ -103,15 +111,25 @@ class Station:
         settings, loaded = self.settings, self._loaded
         events = EventWriter(self._redis, snapshot_seconds=settings.snapshot_seconds)
         self._leases = LeaseKeeper(self._store, self.name, settings.lease_seconds)
+        self._claims = ClaimWriter(self._store, self.name)
         self._results = ResultWriter(self._store)
-        self._broadcaster = Broadcaster(events, settings.event_interval_seconds)
-        self._engine = Engine(
-            loaded.model, on_text=self._broadcaster.deltas, sampling_threads=sampling_threads(settings)
+        interest = Interest()
+        self._broadcaster = Broadcaster(events, settings.event_interval_seconds, interest=interest)
+        self._engine = self._make_engine(loaded)
+        self._listener = Listener(
+            open_redis(settings.resolved_redis_url),
+            {CANCEL_CHANNEL: self._leases.cancel, FOLLOW_CHANNEL: interest.hear},
+            on_return=self._catch_up,
         )
-        self._cancels = CancelListener(
-            open_redis(settings.resolved_redis_url), CANCEL_CHANNEL, self._leases.cancel, self._leases.renew_soon
+        self._events = events
+        self._gate = Gate(
+            self._controller,
+            QUEUES,
+            Priority.BATCH.value,
+            batch_limit(settings),
+            slack=gate_slack(settings),
+            on_open=unblock,
         )
-        self._gate = Gate(self._controller, QUEUES, Priority.BATCH.value, batch_limit(settings))
         self._company = Company()
         self._drain = Drain(
             settings.drain_seconds,
@@ -132,12 +150,17 @@ class Station:
             recipe=loaded.recipe,
             proofs=loaded.proofs,
             leases=self._leases,
+            claims=self._claims,
             results=self._results,
             broadcaster=self._broadcaster,
             events=events,
             company=self._company,
             on_engine_failure=self._engine_failed,
         )
+
+    def _make_engine(self, loaded: Loaded) -> Engine:
+        threads = sampling_threads(self.settings)
+        return Engine(loaded.model, on_text=self._broadcaster.deltas, sampling_threads=threads)
 
     def _hang_into(self, controller: Any) -> None:
         pool = controller.pool
@@ -147,7 +170,7 @@ class Station:
 
     def _start_parts(self) -> None:
         self._engine.start()
-        for part in (self._results, self._broadcaster, self._leases, self._cancels):
+        for part in (self._claims, self._results, self._broadcaster, self._leases, self._listener):
             part.start()
         try:
             self._announce()
@@ -233,6 +256,11 @@ class Station:
             {"waiting": stats.waiting, "draining": self.draining},
         )
 
+    def _catch_up(self) -> None:
+        """The channels are there (again): find the cancels that were missed, and who follows what."""
+        self._leases.renew_soon()
+        self._events.call_readers()
+
     def _leave_note(self, callback: Any) -> None:
         consumer = getattr(self._controller, "consumer", None)
         if consumer is not None:
@@ -278,7 +306,7 @@ class Station:
         given_up = self._results.close(timeout_seconds=1.0)
         if given_up:
             logger.error("%d ends could not be stored: the database is away. Those jobs will run again.", given_up)
-        for part in (self._heartbeat, self._cancels, self._leases, self._broadcaster):
+        for part in (self._claims, self._heartbeat, self._listener, self._leases, self._broadcaster):
             part.stop()
         self._redis.close()
         self._database.dispose()

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import stamina
 
@@ -29,25 +29,20 @@ from jobs.records import (
 )
 from jobs.states import ENDED, FinishReason, JobState, Priority
 from worker.broadcast import Broadcaster, storable
+from worker.claims import Claims, ClaimWriter
 from worker.company import Closed, Company
 from worker.engine.engine import EngineStopped
-from worker.engine.generation import Completion, Generation, Prompt, Request, Sampling, TokenLogprob
+from worker.engine.generation import Completion, Generation, Prompt, Request, RowClass, Sampling, TokenLogprob
 from worker.leases import Lease, LeaseKeeper
 from worker.proof import ExactUnavailable, Proofs, class_for
 from worker.results import ResultWriter
 
 logger = logging.getLogger("penstock.tasks")
 
+ROW_CLASSES: tuple[RowClass, ...] = get_args(RowClass)
 CLAIM_TRY_SECONDS = 5.0
 """How long a claim is tried against a database that is away. Then the message is let go: the row stays, and the
 dispatcher publishes it again."""
-
-
-class Claims(Protocol):
-    """The part of the store that claims. `in_company`: not a job on its last attempt, which runs alone."""
-
-    def claim(self, job_id: str, worker: str, *, in_company: bool = False) -> ClaimedJob | None: ...
-    def runs_alone(self, job_id: str) -> bool: ...
 
 
 class Submits(Protocol):
@@ -86,6 +81,7 @@ class Desk:
     recipe: Mapping[str, Any]
     """Without the row class, which each completion brings."""
     leases: LeaseKeeper
+    claims: ClaimWriter
     results: ResultWriter
     proofs: Proofs
     broadcaster: Broadcaster
@@ -113,9 +109,13 @@ def run_job(job_id: str, desk: Desk) -> str:
 
 
 def _run(job: ClaimedJob, lease: Lease, desk: Desk) -> str:
-    desk.events.state(lease.job_id, JobState.RUNNING, job.ref.number)
     outcome = _attempt(job, lease, desk)
-    return "lease lost" if lease.lost else _finish(job.ref, outcome, desk)
+    return "lease lost" if lease.lost else _finish(job, outcome, desk)
+
+
+def _on_demand(job: ClaimedJob) -> bool:
+    """Whether the job's events go out only while somebody follows it."""
+    return job.priority == Priority.BATCH
 
 
 def _runs_alone(job_id: str, desk: Desk) -> bool:
@@ -127,13 +127,25 @@ def _runs_alone(job_id: str, desk: Desk) -> bool:
 
 def _claim(lease: Lease, desk: Desk, *, in_company: bool) -> ClaimedJob | None:
     try:
+        return _claimed(lease, desk, in_company=in_company)
+    except StoreUnavailable:
+        return _claim_patiently(lease, desk, in_company=in_company)
+
+
+def _claim_patiently(lease: Lease, desk: Desk, *, in_company: bool) -> ClaimedJob | None:
+    try:
         for attempt in stamina.retry_context(on=StoreUnavailable, attempts=None, timeout=CLAIM_TRY_SECONDS, wait_max=1):
             with attempt:
-                asked_at = time.monotonic()
-                job = desk.store.claim(lease.job_id, desk.worker, in_company=in_company)
+                job = _claimed(lease, desk, in_company=in_company)
     except StoreUnavailable:
         logger.warning("%s cannot be claimed, the database is away; it will be published again.", lease.job_id)
         return None
+    return job
+
+
+def _claimed(lease: Lease, desk: Desk, *, in_company: bool) -> ClaimedJob | None:
+    asked_at = time.monotonic()
+    job = desk.claims.claim(lease.job_id) if in_company else desk.store.claim(lease.job_id, desk.worker)
     if job is not None:
         lease.hold(job, asked_at)
     return job
@@ -144,7 +156,7 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
         return Failed("model_mismatch", "The job went to a worker that holds another model.", retryable=True)
     try:
         request = build_request(job, desk.vocabulary, desk.proofs)
-        desk.broadcaster.open(request.id, job.ref)
+        desk.broadcaster.open(request.id, job.ref, on_demand=_on_demand(job))
         try:
             generation = desk.engine.submit(request)
             lease.attach(generation)
@@ -163,11 +175,12 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
     if desk.engine.failure is not None:
         desk.on_engine_failure()
     assert completion is not None  # noqa: S101  `wait` without a timeout
-    return outcome_of(completion, request, job, desk.recipe)
+    return outcome_of(completion, request, job, desk.recipe, desk.proofs)
 
 
-def _finish(ref: AttemptRef, outcome: Outcome, desk: Desk) -> str:
+def _finish(job: ClaimedJob, outcome: Outcome, desk: Desk) -> str:
     """Store the end, and tell it after the commit."""
+    ref = job.ref
     try:
         state = _store(ref, outcome, desk)
     except LeaseLost:
@@ -175,11 +188,13 @@ def _finish(ref: AttemptRef, outcome: Outcome, desk: Desk) -> str:
     except StoreUnavailable:
         logger.error("The end of %s could not be stored before the worker stopped; it will run again.", ref.job_id)
         return "not stored"
-    if state in ENDED:
-        desk.events.end(ref.job_id, state)
-    else:
+    if state not in ENDED:
         desk.events.state(ref.job_id, state, ref.number)
         desk.events.wake_dispatcher()
+    elif _on_demand(job):
+        desk.broadcaster.ended(ref.job_id, state)
+    else:
+        desk.events.end(ref.job_id, state)
     return str(state)
 
 
@@ -207,9 +222,17 @@ def build_request(job: ClaimedJob, vocabulary: Encodes, proofs: Proofs) -> Reque
         stop=knobs.stop,
         num_logprobs=knobs.logprobs,
         deadline=None if left is None else time.monotonic() + left,
-        row_class=class_for(knobs.exact, proofs),
+        row_class=_row_class(job, knobs, proofs),
         interactive=job.priority == Priority.INTERACTIVE,
     )
+
+
+def _row_class(job: ClaimedJob, knobs: Parameters, proofs: Proofs) -> RowClass | None:
+    """A replay runs as its original did. Whether that is exact here the comparison shows."""
+    for row_class in ROW_CLASSES:
+        if job.row_class == row_class:
+            return row_class
+    return class_for(knobs.exact, proofs)
 
 
 def _sampling(knobs: Parameters, seed: int, vocabulary: Encodes) -> Sampling:
@@ -237,8 +260,10 @@ _OUTCOMES: dict[str, Callable[[GenerationRecord, Completion], Outcome]] = {
 }
 
 
-def outcome_of(completion: Completion, request: Request, job: ClaimedJob, recipe: Mapping[str, Any]) -> Outcome:
-    """What a completion means for its job."""
+def outcome_of(
+    completion: Completion, request: Request, job: ClaimedJob, recipe: Mapping[str, Any], proofs: Proofs
+) -> Outcome:
+    """What a completion means for its job. Its recipe says whether its row class is proven: exact, whoever asked."""
     reason = completion.finish_reason
     waited = {name: job.seconds_queued + completion.timings[name] for name in ("queued", "first_token", "total")}
     record = GenerationRecord(
@@ -246,7 +271,7 @@ def outcome_of(completion: Completion, request: Request, job: ClaimedJob, recipe
         finish_reason=FinishReason(reason) if reason in ("stop", "length") else None,
         prompt_token_ids=request.prompt.token_ids,
         completion_token_ids=completion.token_ids,
-        recipe={**recipe, "row_class": completion.row_class},
+        recipe={**recipe, "row_class": completion.row_class, "exact": bool(proofs.get(completion.row_class))},
         timings={**completion.timings, **waited},
         logprobs=None if completion.logprobs is None else [_logprob(entry) for entry in completion.logprobs],
     )

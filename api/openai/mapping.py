@@ -47,6 +47,8 @@ class Asked:
     draft: Draft
     num_choices: int
     stream: bool
+    include_usage: bool = False
+    """A stream ends with a chunk of usage."""
 
 
 def read_chat(body: Mapping[str, Any], under: str = "") -> Asked:
@@ -69,7 +71,7 @@ def read_chat(body: Mapping[str, Any], under: str = "") -> Asked:
         under=under,
         names=names,
     )
-    return Asked(draft, request.n or 1, bool(request.stream))
+    return Asked(draft, request.n or 1, bool(request.stream), _include_usage(request))
 
 
 def read_completion(body: Mapping[str, Any], under: str = "") -> Asked:
@@ -87,7 +89,11 @@ def read_completion(body: Mapping[str, Any], under: str = "") -> Asked:
         metadata=request.metadata or {},
         under=under,
     )
-    return Asked(draft, request.n or 1, bool(request.stream))
+    return Asked(draft, request.n or 1, bool(request.stream), _include_usage(request))
+
+
+def _include_usage(request: ChatRequest | CompletionRequest) -> bool:
+    return bool((request.stream_options or {}).get("include_usage"))
 
 
 READERS: Mapping[str, Callable[[Mapping[str, Any], str], Asked]] = {
@@ -113,6 +119,11 @@ def _parameters(
         wanted["max_tokens"] = max_tokens
     if request.response_format is not None:
         wanted["response_format"] = request.response_format
+    return read_parameters(wanted, names, under)
+
+
+def read_parameters(wanted: dict[str, Any], names: Mapping[str, str], under: str = "") -> Parameters:
+    """The knobs, within the limits of a native job. `names`: what the caller calls a knob. Raises InvalidRequest."""
     try:
         return Parameters.model_validate(wanted)
     except ValidationError as error:

@@ -10,12 +10,26 @@ from api.keys import Owner
 from api.routes import refusals
 from api.services import Services, services
 from api.shapes import model_object
-from api.wire import ModelPage
+from api.wire import ModelObject, ModelPage
+from jobs.errors import NotFound
 
 router = APIRouter(tags=["models"])
+
+MAX_SHOWN_NAME = 128
 
 
 @router.get("/v1/models", response_model=ModelPage, summary="List models", responses=refusals(401, 503))
 def list_models(parts: Annotated[Services, Depends(services)], _: Owner) -> ModelPage:
     """The models that workers have announced, with the context of one job in tokens."""
     return ModelPage(data=[model_object(model) for model in parts.store.list_models()])
+
+
+@router.get(
+    "/v1/models/{name:path}", response_model=ModelObject, summary="Read a model", responses=refusals(401, 404, 503)
+)
+def read_model(parts: Annotated[Services, Depends(services)], _: Owner, name: str) -> ModelObject:
+    """One announced model."""
+    for model in parts.store.list_models():
+        if model.name == name:
+            return model_object(model)
+    raise NotFound("model", name[:MAX_SHOWN_NAME].encode("ascii", "replace").decode())

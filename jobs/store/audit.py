@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import sqlalchemy as sa
+from sqlalchemy.orm import aliased
 
 from jobs.states import ENDED, AttemptOutcome, JobState
 from jobs.store.scope import AnySelect, Scope
-from jobs.tables import Attempt, Batch, Generation, Job
+from jobs.tables import Attempt, Batch, File, FileSegment, Generation, Job
 
 MAX_PER_RULE = 1000
 """Broken rows that one rule names; a database with more has one cause, not thousands."""
@@ -37,6 +38,11 @@ def _rules() -> Iterator[Rule]:
     yield from _generation_rules()
     yield from _job_rules()
     yield from _batch_rules()
+    yield from _file_batch_rules()
+    yield from _end_rules()
+    yield from _token_rules()
+    yield from _file_rules()
+    yield from _result_rules()
 
 
 def _attempt_rules() -> Iterator[Rule]:
@@ -119,7 +125,7 @@ def _job_rules() -> Iterator[Rule]:
 
 def _batch_rules() -> Iterator[Rule]:
     counted = {
-        "num_taken": sa.func.count(),
+        "num_rows": sa.func.count(),
         **{f"num_{state}": sa.func.sum(sa.case((Job.state == state, 1), else_=0)) for state in sorted(ENDED)},
     }
     tally = (
@@ -130,7 +136,9 @@ def _batch_rules() -> Iterator[Rule]:
     )
     joined = sa.outerjoin(Batch, tally, Batch.id == tally.c.batch_id)
     for name in counted:
-        says = getattr(Batch, name)
+        # Older code knows no `num_taken`: of a batch without a file the total is what counts.
+        rows = sa.case((Batch.input_file_id.is_(None), Batch.num_total), else_=Batch.num_taken)
+        says = rows if name == "num_rows" else getattr(Batch, name)
         has = sa.func.coalesce(tally.c[f"real_{name}"], 0)
         query = sa.select(Batch.id, says.label("says"), has.label("has")).select_from(joined)
         yield query.where(says != has), "{id}: says " + name + " = {says}, its jobs make {has}"
@@ -139,3 +147,141 @@ def _batch_rules() -> Iterator[Rule]:
     over = sa.case((whole, 1), else_=0)
     marked = sa.case((Batch.ended_at.is_not(None), 1), else_=0)
     yield sa.select(Batch.id).where(over != marked), "{id}: ended_at does not fit its counters"
+
+
+def _file_batch_rules() -> Iterator[Rule]:
+    facts = sa.select(Batch.id, Batch.num_total, Batch.num_taken, Batch.intake_byte)
+    from_file = Batch.input_file_id.is_not(None)
+    missing = sa.and_(from_file, Batch.taken_at.is_not(None), Batch.num_taken != Batch.num_total)
+    yield facts.where(missing), "{id}: has taken in {num_taken} of {num_total} lines, but says that this is all"
+    yield (
+        facts.where(Batch.failed_at.is_not(None), Batch.num_taken > 0),
+        "{id}: was refused as a whole, but has taken in {num_taken} lines",
+    )
+    yield (
+        facts.where(Batch.failed_at.is_not(None), Batch.errors.is_(None)),
+        "{id}: was refused as a whole without saying why",
+    )
+    yield (
+        facts.where(from_file, Batch.num_taken > 0, Batch.intake_byte == 0),
+        "{id}: has taken in {num_taken} lines of its file, but has read none of it",
+    )
+    unborn = sa.select(Job.id, Job.state).where(Job.state == JobState.FAILED, Job.attempt == 0)
+    lines = sa.outerjoin(Job, Batch, Batch.id == Job.batch_id)
+    yield (
+        unborn.select_from(lines).where(Batch.input_file_id.is_(None)),
+        "{id}: failed without an attempt, and is no line of a file",
+    )
+
+
+def _end_rules() -> Iterator[Rule]:
+    """Every end of a line has a number of its own, and none is above the newest. (Numbers of lines that ran again are
+    gone: that is the only gap there is.)"""
+    unnumbered = sa.select(Job.id, Job.state).where(Job.batch_id.is_not(None), Job.ended_at.is_not(None))
+    yield unnumbered.where(Job.end_number.is_(None)), "{id}: is {state}, but its end has no number in its batch"
+    facts = (
+        sa.select(
+            Job.batch_id.label("id"),
+            sa.func.count(Job.end_number).label("num"),
+            sa.func.count(Job.end_number.distinct()).label("num_distinct"),
+            sa.func.min(Job.end_number).label("first"),
+            sa.func.max(Job.end_number).label("last"),
+        )
+        .where(Job.batch_id.is_not(None))
+        .group_by(Job.batch_id)
+        .subquery()
+    )
+    joined = sa.select(facts, Batch.num_ends).join(Batch, Batch.id == facts.c.id)
+    yield joined.where(facts.c.num != facts.c.num_distinct), "{id}: {num} ends share {num_distinct} numbers"
+    yield joined.where(facts.c.first < 1), "{id}: has an end numbered {first}"
+    yield joined.where(facts.c.last > Batch.num_ends), "{id}: has an end numbered {last} after its newest, {num_ends}"
+    yield joined.where(facts.c.num > Batch.num_ends), "{id}: has {num} ends, but has counted {num_ends}"
+
+
+def _token_rules() -> Iterator[Rule]:
+    spent = (
+        sa.select(
+            Job.batch_id,
+            sa.func.sum(Generation.num_prompt_tokens).label("prompt"),
+            sa.func.sum(Generation.num_completion_tokens).label("completion"),
+        )
+        .join(Generation, Generation.job_id == Job.id)
+        .where(Job.batch_id.is_not(None))
+        .group_by(Job.batch_id)
+        .subquery()
+    )
+    joined = sa.outerjoin(Batch, spent, Batch.id == spent.c.batch_id)
+    for kind, says in (("prompt", Batch.num_prompt_tokens), ("completion", Batch.num_completion_tokens)):
+        has = sa.func.coalesce(spent.c[kind], 0)
+        query = sa.select(Batch.id, says.label("says"), has.label("has")).select_from(joined)
+        yield query.where(says != has), "{id}: says {says} " + kind + " tokens, the texts of its lines have {has}"
+
+
+def _file_rules() -> Iterator[Rule]:
+    """A file's segments follow each other from its first byte to its last. (Those of a deleted one may be gone.)"""
+    follows = sa.func.lead(FileSegment.start_byte).over(
+        partition_by=FileSegment.file_id, order_by=FileSegment.start_byte
+    )
+    ends = FileSegment.start_byte + FileSegment.num_bytes
+    chain = sa.select(FileSegment.file_id.label("id"), ends.label("ends"), follows.label("next")).subquery()
+    yield (
+        sa.select(chain).where(chain.c.next != chain.c.ends),
+        "{id}: a segment ends at byte {ends}, the next begins at byte {next}",
+    )
+    sums = (
+        sa.select(
+            FileSegment.file_id,
+            sa.func.sum(FileSegment.num_bytes).label("num"),
+            sa.func.min(FileSegment.start_byte).label("first"),
+        )
+        .group_by(FileSegment.file_id)
+        .subquery()
+    )
+    has, first = sa.func.coalesce(sums.c.num, 0), sa.func.coalesce(sums.c.first, 0)
+    query = sa.select(File.id, File.num_bytes, has.label("has"), first.label("first")).select_from(
+        sa.outerjoin(File, sums, File.id == sums.c.file_id)
+    )
+    alive = query.where(File.deleted_at.is_(None))
+    yield alive.where(File.num_bytes != has), "{id}: says {num_bytes} bytes, its segments have {has}"
+    yield alive.where(first != 0), "{id}: its first segment begins at byte {first}"
+    yield (
+        sa.select(File.id, File.num_lines, File.num_invalid).where(File.num_invalid > File.num_lines),
+        "{id}: has {num_invalid} invalid lines of {num_lines}",
+    )
+
+
+def _result_rules() -> Iterator[Rule]:
+    """What a batch's files hold is what its rows say."""
+    cursors = sa.select(Batch.id, Batch.num_ends, Batch.output_cursor, Batch.error_cursor)
+    for name, cursor in (("output", Batch.output_cursor), ("error", Batch.error_cursor)):
+        past = "{id}: its " + name + " file covers ends up to {" + name + "_cursor}, of {num_ends}"
+        yield cursors.where(cursor > Batch.num_ends), past
+        yield cursors.where(Batch.finalized_at.is_not(None), cursor != Batch.num_ends), past
+    yield (
+        cursors.where(Batch.finalized_at.is_not(None), Batch.ended_at.is_(None)),
+        "{id}: its files are closed, but it has not ended",
+    )
+    num_others = Batch.num_failed + Batch.num_cancelled + Batch.num_expired
+    for name, file_id, wanted in (
+        ("output", Batch.output_file_id, Batch.num_succeeded),
+        ("error", Batch.error_file_id, num_others),
+    ):
+        lines = sa.func.coalesce(File.num_lines, 0)
+        query = sa.select(Batch.id, lines.label("has"), wanted.label("wanted")).select_from(
+            sa.outerjoin(Batch, File, File.id == file_id)
+        )
+        text = "{id}: its " + name + " file has {has} lines, its rows make {wanted}"
+        yield query.where(Batch.finalized_at.is_not(None), sa.not_(_lost_a_file()), lines != wanted), text
+    growing = sa.select(File.id, Batch.id.label("batch")).join(
+        Batch, sa.or_(Batch.output_file_id == File.id, Batch.error_file_id == File.id)
+    )
+    yield (
+        growing.where(Batch.finalized_at.is_not(None), File.complete_at.is_(None)),
+        "{id}: is not complete, although its batch {batch} is closed",
+    )
+
+
+def _lost_a_file() -> sa.ColumnElement[bool]:
+    """Whether somebody deleted a file of the batch's results: a retry writes on in a new one, without the old lines."""
+    file = aliased(File)
+    return sa.exists().where(file.batch_id == Batch.id, file.deleted_at.is_not(None))

@@ -16,7 +16,7 @@ from jobs.tables import Batch
 
 MAX_BATCHES = 100
 """Batches that one sweep looks after, of each kind of work."""
-CANCEL_CHUNKS = 3
+CANCEL_CHUNKS = 4
 """Chunks of waiting lines that one sweep cancels, of all batches together."""
 
 

@@ -17,7 +17,7 @@ from jobs.errors import InvalidRequest, NotFound
 from jobs.ids import new_id
 from jobs.records import EndedLine, NewBatch, NewSegment
 from jobs.states import JobState
-from jobs.store import files, idempotency, numbering
+from jobs.store import files, idempotency, numbering, outbox
 from jobs.store.idempotency import Call
 from jobs.store.intake import check_text
 from jobs.store.reading import rows
@@ -60,6 +60,8 @@ def create(scope: Scope, new: NewBatch, *, owner: str, call: Call) -> tuple[str,
         "errors": errors,
     }
     scope.connection.execute(sa.insert(Batch), [row])
+    if errors is not None:
+        outbox.batch_ended(scope, batch_id)
     return batch_id, False
 
 
@@ -91,6 +93,7 @@ def _refusal(new: NewBatch, num_lines: int, num_valid: int) -> list[dict[str, An
 def refuse(scope: Scope, batch_id: str, errors: Sequence[Mapping[str, Any]]) -> bool:
     """Refuse a batch of which no line was taken in, or say in more detail why it was refused."""
     scope.lock_batches([batch_id])
+    refused_before = scope.connection.scalar(sa.select(Batch.failed_at).where(Batch.id == batch_id)) is not None
     update = (
         sa.update(Batch)
         .where(Batch.id == batch_id, Batch.num_taken == 0, Batch.taken_at.is_(None))
@@ -100,7 +103,10 @@ def refuse(scope: Scope, batch_id: str, errors: Sequence[Mapping[str, Any]]) -> 
             errors=[dict(error) for error in errors],
         )
     )
-    return scope.connection.execute(update.returning(Batch.id)).first() is not None
+    refused = scope.connection.execute(update.returning(Batch.id)).first() is not None
+    if refused and not refused_before:
+        outbox.batch_ended(scope, batch_id)
+    return refused
 
 
 def page(scope: Scope, *, owner: str | None, limit: int, after: str | None) -> tuple[list[Batch], bool]:
@@ -243,4 +249,5 @@ def finalize(scope: Scope, batch_id: str) -> bool:
     if batch.output_expires_after_seconds is not None:  # From here, else a long batch's results might go at once.
         values[File.expires_at] = scope.now + timedelta(seconds=batch.output_expires_after_seconds)
     scope.connection.execute(sa.update(File).where(File.id.in_(written)).values(values))
+    outbox.batch_ended(scope, batch_id)
     return True

@@ -42,7 +42,7 @@ class DispatchDoor(Door):
         ago than `settings.republish_after_seconds`, while Redis holds fewer messages (`num_waiting` by queue) than
         it should.
         """
-        with self._reading() as scope:
+        with self._reading_waiting() as scope:
             return dispatching.to_publish(scope, num_waiting or {}, self._turns, only)
 
     def mark_published(self, ids: Collection[str]) -> None:
@@ -54,31 +54,35 @@ class DispatchDoor(Door):
 
     def unpublish_all(self) -> None:
         """Redis was emptied: no queued job has a message any more."""
-        last: str | None = ""
-        while last is not None:
+        last: dispatching.Message | None = None
+        while True:
             with self._writing(durable=False) as scope:
+                scope.prefer_indexes()
                 last = dispatching.unpublish_some(scope, last)
+            if last is None:
+                return
 
     # Progress
 
     def sample_batches(self) -> int:
         """Note how far open batches have come; how many had moved. The dispatcher calls it every few seconds."""
         with self._writing(durable=False) as scope:
+            scope.prefer_indexes()
             return progress.sample(scope)
 
     def batch_rates(self, batch_id: str) -> Rates:
         """How fast a batch goes, and how long it still needs. Raises NotFound."""
-        with self._reading() as scope:
+        with self._reading_waiting() as scope:
             return progress.rates(scope, batch_id)
 
     def queue_position(self, job: Job) -> int | None:
         """How many jobs go first (0: next), as an estimate; None when not queued."""
-        with self._reading() as scope:
+        with self._reading_waiting() as scope:
             return waiting.queue_position(scope, job)
 
     def poll_after_seconds(self, of: Job | Batch) -> int | None:
         """What `Retry-After` says: when a job's turn should come, or a batch be done; from 1 to 60. None: ended."""
         if isinstance(of, Batch):
             return waiting.seconds_to_poll_batch(of, self.batch_rates(of.id))
-        with self._reading() as scope:
+        with self._reading_waiting() as scope:
             return waiting.seconds_to_poll(scope, of, waiting.queue_position(scope, of))

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -34,8 +34,20 @@ LINES_A_SLOT = 4
 ALIVE_SECONDS = 30.0
 CHUNK = 500
 
+
+class Message(NamedTuple):
+    """Where a message stands in the index of those that are out."""
+
+    priority: str
+    published_at: datetime | None
+    id: str
+
+
 _LINE_ORDER = (Job.dispatch_order, Job.available_at, Job.id)
 """Lines of a batch with a common prefix stand together; one that runs again takes its old place."""
+_IN_LANE = (Job.batch_id, *_LINE_ORDER)
+"""The same with the batch before it: PostgreSQL does not see by itself that `batch_id IS NULL` makes it one value, and
+would sort what the index has in order."""
 _LINE_COLUMNS = (Job.id, Job.owner, Job.batch_id, Job.dispatch_order, Job.available_at, Job.attempt)
 
 
@@ -70,7 +82,7 @@ def to_publish(
 def _interactive(scope: Scope) -> Sequence[str]:
     """In the order of the index: nothing is sorted, however many wait. Without a batch that is the order of time."""
     query = sa.select(Job.id).where(UNPUBLISHED, Job.priority == Priority.INTERACTIVE, Job.available_at <= scope.now)
-    return scope.connection.scalars(query.order_by(Job.batch_id, *_LINE_ORDER).limit(MAX_INTERACTIVE)).all()
+    return scope.connection.scalars(query.order_by(*_IN_LANE).limit(MAX_INTERACTIVE)).all()
 
 
 def _stranded(scope: Scope, priority: Priority, num_waiting: Mapping[Priority, int]) -> Sequence[str]:
@@ -123,10 +135,12 @@ def _lanes(
     """Every lane with lines to dispatch, and those lines."""
     batches, loose = list(_batches(scope, in_flight)), list(_loose(scope, in_flight, turns))
     page = room // max(1, len(batches) + len(loose)) + 1
-    lines: dict[LaneKey, Iterator[AnyRow]] = {lane.key: _lines(scope, lane.key[1], None, page) for lane in batches}
+    lines: dict[LaneKey, Iterator[AnyRow]] = {
+        lane.key: chain((head,), _lines(scope, lane.key[1], None, page, head)) for lane, head in batches
+    }
     for lane, place in loose:
         lines[lane.key] = chain(lines.get(lane.key, ()), _lines(scope, None, place, page))
-    return [*batches, *(lane for lane, _ in loose)], lines
+    return [lane for lane, _ in (*batches, *loose)], lines
 
 
 def _in_flight(scope: Scope) -> dict[LaneKey, int]:
@@ -145,32 +159,45 @@ def _waiting_lines(scope: Scope, batch_id: Any) -> sa.ColumnElement[bool]:
     return sa.and_(UNPUBLISHED, Job.priority == Priority.BATCH, Job.batch_id == batch_id, Job.available_at <= scope.now)
 
 
-def has_waiting_line(scope: Scope) -> sa.ColumnElement[bool]:
-    """Whether a batch of the statement has a line to dispatch: one look at the head of its lines in the index.
+def _head(scope: Scope) -> sa.ScalarSelect[str]:
+    """The first line that a batch of the statement has to dispatch: one look at the head of its lines in the index.
 
     A scalar query with an order and a limit, because PostgreSQL turns EXISTS into a join, which may read all lines.
     """
-    head = sa.select(Job.id).where(_waiting_lines(scope, Batch.id)).order_by(*_LINE_ORDER).limit(1)
-    return head.correlate(Batch).scalar_subquery().is_not(None)
+    head = sa.select(Job.id).where(_waiting_lines(scope, Batch.id)).order_by(*_IN_LANE).limit(1)
+    return head.correlate(Batch).scalar_subquery()
 
 
-def _batches(scope: Scope, in_flight: Mapping[LaneKey, int]) -> Iterator[Lane]:
-    """Open batches with lines to dispatch. Of an owner with very many, those that were served longest ago."""
+def _batches(scope: Scope, in_flight: Mapping[LaneKey, int]) -> Iterator[tuple[Lane, AnyRow]]:
+    """Open batches with lines to dispatch, and the first of those lines. Of an owner with very many, those that were
+    served longest ago."""
     since: sa.ColumnElement[Any] = sa.func.coalesce(Batch.served_at, Batch.created_at)
-    place = sa.func.row_number().over(partition_by=Batch.owner, order_by=(since, Batch.id))
-    ranked = (
-        sa.select(Batch.id, Batch.owner, Batch.weight, since.label("since"), place.label("place"))
+    heads = (
+        sa.select(Batch.id, Batch.owner, Batch.weight, since.label("since"), _head(scope).label("head"))
         .where(
             sa.text("batches.ended_at IS NULL"),
             Batch.cancel_requested_at.is_(None),
             sa.or_(Batch.expires_at.is_(None), Batch.expires_at > scope.now),
-            has_waiting_line(scope),
         )
+        .offset(0)  # Keeps PostgreSQL from looking for each head twice.
         .subquery()
     )
-    for row in scope.connection.execute(sa.select(ranked).where(ranked.c.place <= MAX_LANES)):
+    place = sa.func.row_number().over(partition_by=heads.c.owner, order_by=(heads.c.since, heads.c.id))
+    ranked = sa.select(heads, place.label("place")).where(heads.c.head.is_not(None)).subquery()
+    rows = scope.connection.execute(sa.select(ranked).where(ranked.c.place <= MAX_LANES)).all()
+    lines = _lines_by_id(scope, [row.head for row in rows])
+    for row in rows:
         key = (row.owner, row.id)
-        yield Lane(key, row.weight, in_flight.get(key, 0), row.since)
+        yield Lane(key, row.weight, in_flight.get(key, 0), row.since), lines[row.head]
+
+
+def _lines_by_id(scope: Scope, ids: Sequence[str]) -> dict[str, AnyRow]:
+    """By nothing but their ids, so that it is a look at each: one that was claimed meanwhile costs a message."""
+    found: dict[str, AnyRow] = {}
+    for chunk in chunks(ids):
+        query = sa.select(*_LINE_COLUMNS).where(Job.id.in_(chunk))
+        found |= {row.id: row for row in scope.connection.execute(query)}
+    return found
 
 
 def _loose(scope: Scope, in_flight: Mapping[LaneKey, int], turns: Turns) -> Iterator[tuple[Lane, int]]:
@@ -194,7 +221,7 @@ def _loose_groups(scope: Scope, past: int) -> list[AnyRow]:
     waiting = _waiting_lines(scope, None)
 
     def first(column: Any, *conditions: sa.ColumnElement[bool]) -> sa.ScalarSelect[Any]:
-        return sa.select(column).where(waiting, *conditions).order_by(*_LINE_ORDER).limit(1).scalar_subquery()
+        return sa.select(column).where(waiting, *conditions).order_by(*_IN_LANE).limit(1).scalar_subquery()
 
     start = sa.select(first(Job.dispatch_order, Job.dispatch_order > past).label("place"), sa.literal(1).label("num"))
     jumps = start.cte("jumps", recursive=True)
@@ -209,12 +236,13 @@ def _loose_groups(scope: Scope, past: int) -> list[AnyRow]:
     return list(scope.connection.execute(query))
 
 
-def _lines(scope: Scope, batch_id: str | None, loose: int | None, page: int) -> Iterator[AnyRow]:
-    """A lane's waiting lines in their order, read only as far as somebody follows."""
-    last: AnyRow | None = None
+def _lines(
+    scope: Scope, batch_id: str | None, loose: int | None, page: int, last: AnyRow | None = None
+) -> Iterator[AnyRow]:
+    """A lane's waiting lines past `last` in their order, read only as far as somebody follows, in growing pages."""
     while rows := _page(scope, batch_id, loose, page, last):
         yield from rows
-        last = rows[-1]
+        last, page = rows[-1], min(2 * page, CHUNK)
 
 
 def _page(scope: Scope, batch_id: str | None, loose: int | None, limit: int, last: AnyRow | None) -> Sequence[AnyRow]:
@@ -222,9 +250,13 @@ def _page(scope: Scope, batch_id: str | None, loose: int | None, limit: int, las
     if loose is not None:
         query = query.where(Job.dispatch_order == loose)
     if last is not None:
-        bound = [sa.bindparam(None, getattr(last, column.key), column.type) for column in _LINE_ORDER]
-        query = query.where(sa.tuple_(*_LINE_ORDER) > sa.tuple_(*bound))
-    return scope.connection.execute(query.order_by(*_LINE_ORDER).limit(limit)).all()
+        query = query.where(sa.tuple_(*_LINE_ORDER) > _bound(_LINE_ORDER, last))
+    return scope.connection.execute(query.order_by(*_IN_LANE).limit(limit)).all()
+
+
+def _bound(columns: Sequence[sa.orm.InstrumentedAttribute[Any]], row: Any) -> sa.Tuple:
+    """The values of a row, to compare a tuple of columns with."""
+    return sa.tuple_(*(sa.bindparam(None, getattr(row, column.key), column.type) for column in columns))
 
 
 def mark_published(scope: Scope, ids: Collection[str]) -> None:
@@ -251,12 +283,15 @@ def _mark(scope: Scope, locked: Sequence[str], *, published: bool) -> None:
         )
 
 
-def unpublish_some(scope: Scope, after: str) -> str | None:
-    """Forget the messages of a chunk of queued jobs with ids past `after`; answer the last id, None at the end."""
-    query = sa.select(Job.id).where(PUBLISHED, Job.id > after).order_by(Job.id).limit(CHUNK)
-    ids = scope.connection.scalars(query).all()
-    _mark(scope, [job.id for job in scope.lock_jobs(ids, skip_locked=True)], published=False)
-    return ids[-1] if ids else None
+def unpublish_some(scope: Scope, after: Message | None) -> Message | None:
+    """Forget a chunk of messages, those past `after` in the order of their index; the last one, None at the end."""
+    order = (Job.priority, Job.published_at, Job.id)
+    query = sa.select(*order).where(PUBLISHED)
+    if after is not None:
+        query = query.where(sa.tuple_(*order) > _bound(order, after))
+    rows = scope.connection.execute(query.order_by(*order).limit(CHUNK)).all()
+    _mark(scope, [job.id for job in scope.lock_jobs([row.id for row in rows], skip_locked=True)], published=False)
+    return Message(rows[-1].priority, rows[-1].published_at, rows[-1].id) if rows else None
 
 
 def chunks(ids: Collection[str]) -> Iterator[list[str]]:

@@ -43,6 +43,14 @@ class Door:
             yield self._scope(connection)
 
     @contextmanager
+    def _reading_waiting(self) -> Iterator[Scope]:
+        """For what looks at the head of a long queue. PostgreSQL knows a table by statistics that may be from before a
+        million rows came: left to itself it may then go through all of them."""
+        with self._reading() as scope:
+            scope.prefer_indexes()
+            yield scope
+
+    @contextmanager
     def _writing(self, *, durable: bool = True) -> Iterator[Scope]:
         """`durable=False` spares SQLite's fsync where a power cut may undo the commit (see `jobs.database`)."""
         with self._turn(), transaction(self.engine, writes=True, durable=durable) as connection:

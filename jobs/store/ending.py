@@ -15,6 +15,8 @@ import sqlalchemy as sa
 from jobs.errors import LeaseLost
 from jobs.records import AttemptRef, Failed, GenerationRecord, Outcome, recipe_id
 from jobs.states import ENDED, JobState
+from jobs.store import outbox
+from jobs.store.numbers import as_json, number_of
 from jobs.store.scope import AnyRow, Scope
 from jobs.store.verdicts import AnyOutcome, Verdict, after
 from jobs.tables import Attempt, Batch, Generation, Job, Recipe
@@ -29,20 +31,20 @@ COUNTERS = {
     JobState.EXPIRED: Batch.num_expired,
 }
 
-_END_ATTEMPT = (
+_END_ATTEMPTS = (
     sa.update(Attempt)
     .where(
-        Attempt.job_id == sa.bindparam("the_job"),
+        Attempt.job_id.in_(sa.bindparam("the_jobs", expanding=True)),
         Attempt.number == sa.bindparam("the_number"),
         Attempt.outcome.is_(None),
     )
     .values(outcome=sa.bindparam("outcome"), ended_at=sa.bindparam("ended_at"), error=sa.bindparam("error"))
 )
 
-_MOVE_JOB = (
+_MOVE_JOBS = (
     sa.update(Job)
     .where(
-        Job.id == sa.bindparam("the_job"),
+        Job.id.in_(sa.bindparam("the_jobs", expanding=True)),
         Job.attempt == sa.bindparam("the_number"),
         Job.state == JobState.RUNNING,
     )
@@ -52,17 +54,24 @@ _MOVE_JOB = (
         available_at=sa.func.coalesce(sa.bindparam("available_at", type_=Job.available_at.type), Job.available_at),
         ended_at=sa.bindparam("ended_at"),
         error=sa.bindparam("error"),
-        end_number=sa.bindparam("end_number"),
+        end_number=number_of(sa.bindparam("numbers"), Job.id),
         lease_expires_at=None,
         published_at=None,
     )
 )
 
+_STORE_GENERATION = sa.insert(Generation)
+
 
 _END_QUEUED = (
     sa.update(Job)
-    .where(Job.id == sa.bindparam("the_job"), Job.state == JobState.QUEUED)
-    .values(published_at=None, end_number=sa.bindparam("end_number"))
+    .where(Job.id.in_(sa.bindparam("the_jobs", expanding=True)), Job.state == JobState.QUEUED)
+    .values(
+        state=sa.bindparam("state"),
+        ended_at=sa.bindparam("ended_at"),
+        end_number=number_of(sa.bindparam("numbers"), Job.id),
+        published_at=None,
+    )
 )
 
 
@@ -96,35 +105,39 @@ def apply(scope: Scope, judged: Sequence[Judged], records: Sequence[tuple[Attemp
     if not judged:
         return
     ends = [(job.id, job.batch_id, verdict.state) for job, verdict in judged if verdict.state in ENDED]
-    numbers = count(scope, ends, {ref.job_id: record for ref, record in records})
-    moves = [_move(scope, job, verdict, numbers.get(job.id)) for job, verdict in judged]
-    moved = scope.connection.execute(_MOVE_JOB, moves)
-    if moved.rowcount not in {len(judged), -1}:  # -1: the driver does not count.
-        raise RuntimeError(f"{moved.rowcount} of {len(judged)} locked jobs moved")
-    scope.connection.execute(_END_ATTEMPT, [_ended_attempt(scope, job, verdict) for job, verdict in judged])
+    numbers = as_json(count(scope, ends, {ref.job_id: record for ref, record in records}))
+    num_moved = 0
+    for ids, number, verdict in _alike(judged):
+        fence = {"the_jobs": ids, "the_number": number}
+        move = {**fence, **_move(scope, verdict), "numbers": numbers}
+        num_moved += scope.connection.execute(_MOVE_JOBS, move).rowcount
+        scope.connection.execute(_END_ATTEMPTS, {**fence, **_ended_attempt(scope, verdict)})
+    if num_moved != len(judged):
+        raise RuntimeError(f"{num_moved} of {len(judged)} locked jobs moved")
+    outbox.job_ended(scope, ends)
 
 
-def _move(scope: Scope, job: AnyRow, verdict: Verdict, end_number: int | None) -> dict[str, Any]:
+def _alike(judged: Sequence[Judged]) -> Iterable[tuple[list[str], int, Verdict]]:
+    """Jobs that go the same way from an attempt of the same number, together: most succeed at their first."""
+    groups: dict[str, tuple[list[str], int, Verdict]] = {}
+    for job, verdict in judged:
+        ids, _, _ = groups.setdefault(f"{job.attempt} {verdict!r}", ([], job.attempt, verdict))
+        ids.append(job.id)
+    return groups.values()
+
+
+def _move(scope: Scope, verdict: Verdict) -> dict[str, Any]:
     return {
-        "the_job": job.id,
-        "the_number": job.attempt,
         "state": verdict.state,
         "num_costs": verdict.num_costs,
         "available_at": verdict.available_at,
         "ended_at": scope.now if verdict.state in ENDED else None,
         "error": verdict.error,
-        "end_number": end_number,
     }
 
 
-def _ended_attempt(scope: Scope, job: AnyRow, verdict: Verdict) -> dict[str, Any]:
-    return {
-        "the_job": job.id,
-        "the_number": job.attempt,
-        "outcome": verdict.outcome,
-        "ended_at": scope.now,
-        "error": verdict.attempt_error,
-    }
+def _ended_attempt(scope: Scope, verdict: Verdict) -> dict[str, Any]:
+    return {"outcome": verdict.outcome, "ended_at": scope.now, "error": verdict.attempt_error}
 
 
 def end_queued(scope: Scope, ids: Collection[str], state: JobState) -> list[AnyRow]:
@@ -133,9 +146,10 @@ def end_queued(scope: Scope, ids: Collection[str], state: JobState) -> list[AnyR
     scope.lock_batches(scope.batches_of(ids))
     jobs = [job for job in scope.lock_jobs(ids, skip_locked=True) if job.state == JobState.QUEUED]
     if jobs:
-        numbers = count(scope, [(job.id, job.batch_id, state) for job in jobs])
-        ends = [{"the_job": job.id, "end_number": numbers.get(job.id)} for job in jobs]
-        scope.connection.execute(_END_QUEUED.values(state=state, ended_at=scope.now), ends)
+        numbers = as_json(count(scope, [(job.id, job.batch_id, state) for job in jobs]))
+        ended = {"the_jobs": [job.id for job in jobs], "state": state, "ended_at": scope.now, "numbers": numbers}
+        scope.connection.execute(_END_QUEUED, ended)
+        outbox.job_ended(scope, ((job.id, job.batch_id, state) for job in jobs))
     return jobs
 
 
@@ -190,12 +204,31 @@ def ensure_recipes(scope: Scope, recipes: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _store_generations(scope: Scope, records: Sequence[tuple[AttemptRef, GenerationRecord]]) -> None:
-    if records:
-        ensure_recipes(scope, (record.recipe for _, record in records))
-        scope.connection.execute(sa.insert(Generation), [_generation(scope, *item) for item in records])
+    if not records:
+        return
+    identities = _recipe_ids([record.recipe for _, record in records])
+    fresh = {identity: record.recipe for identity, (_, record) in zip(identities, records, strict=True)}
+    ensure_recipes(scope, fresh.values())
+    rows = [
+        _generation(scope, ref, record, identity) for identity, (ref, record) in zip(identities, records, strict=True)
+    ]
+    scope.connection.execute(_STORE_GENERATION, rows)
 
 
-def _generation(scope: Scope, ref: AttemptRef, record: GenerationRecord) -> dict[str, Any]:
+def _recipe_ids(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Their ids in order. A worker's recipes are the same few, so each is hashed once."""
+    known: list[tuple[Mapping[str, Any], str]] = []
+    identities: list[str] = []
+    for recipe in recipes:
+        identity = next((identity for other, identity in known if other == recipe), None)
+        if identity is None:
+            identity = recipe_id(recipe)
+            known.append((recipe, identity))
+        identities.append(identity)
+    return identities
+
+
+def _generation(scope: Scope, ref: AttemptRef, record: GenerationRecord, identity: str) -> dict[str, Any]:
     return {
         "job_id": ref.job_id,
         "attempt": ref.number,
@@ -206,7 +239,7 @@ def _generation(scope: Scope, ref: AttemptRef, record: GenerationRecord) -> dict
         "prompt_token_ids": list(record.prompt_token_ids),
         "completion_token_ids": list(record.completion_token_ids),
         "logprobs": None if record.logprobs is None else storable(list(record.logprobs)),
-        "recipe_id": recipe_id(record.recipe),
+        "recipe_id": identity,
         "timings": storable(dict(record.timings)),
         "stored_at": scope.now,
     }

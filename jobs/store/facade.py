@@ -23,7 +23,7 @@ from jobs.records import (
     Submitted,
     SweepReport,
 )
-from jobs.states import JobState
+from jobs.states import JobState, Priority
 from jobs.store import (
     audit,
     cancelling,
@@ -34,6 +34,7 @@ from jobs.store import (
     numbering,
     reading,
     registry,
+    replaying,
     retrying,
     sweep,
 )
@@ -43,13 +44,16 @@ from jobs.store.file_door import FileDoor
 from jobs.store.idempotency import Call
 from jobs.store.scope import AnyRow, Scope
 from jobs.store.sweep import followed
+from jobs.store.webhook_door import WebhookDoor
 from jobs.tables import Attempt, Batch, Generation, Job, Model, Worker
 
-MAX_SWEEP_CHUNKS = 4
-"""Chunks of one kind that a sweep takes: a round of the dispatcher must end."""
+MAX_SWEEP_CHUNKS = 20
+"""Chunks of lost leases that a sweep takes: a round of the dispatcher must end."""
+MAX_DEADLINE_CHUNKS = 4
+"""And of deadlines: those of a million lines may pass at one moment. A claim sees to the others."""
 
 
-class Store(DispatchDoor, BatchDoor, FileDoor):
+class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor):
     """Jobs and all that belongs to them. `owner=None` means anybody's; another owner's rows are NotFound."""
 
     # Taking jobs in
@@ -93,10 +97,18 @@ class Store(DispatchDoor, BatchDoor, FileDoor):
 
         `in_company`: other jobs run in the same process, so a job for which `runs_alone` is not taken.
         """
+        return self._claim([job_id], worker, in_company=in_company).get(job_id)
+
+    def claim_many(self, job_ids: Collection[str], worker: str) -> dict[str, ClaimedJob]:
+        """`claim` of several jobs in company, in one transaction; the ones that were taken, by id."""
+        return self._claim(job_ids, worker, in_company=True) if job_ids else {}
+
+    def _claim(self, job_ids: Collection[str], worker: str, *, in_company: bool) -> dict[str, ClaimedJob]:
         with self._writing(durable=False) as scope:
-            claimed = leases.claim(scope, job_id, worker, in_company=in_company)
-            if claimed is None and leases.deadline_passed(scope, job_id):
-                ending.end_queued(scope, [job_id], JobState.EXPIRED)
+            claimed = leases.claim_many(scope, job_ids, worker, in_company=in_company)
+            left = [job_id for job_id in job_ids if job_id not in claimed]
+            if left and (late := leases.overdue(scope, left)):
+                ending.end_queued(scope, late, JobState.EXPIRED)
             return claimed
 
     def runs_alone(self, job_id: str) -> bool:
@@ -149,6 +161,23 @@ class Store(DispatchDoor, BatchDoor, FileDoor):
             retrying.requeue(scope, job_id)
             return reading.get_job(scope, job_id, None)
 
+    def replay(self, job_id: str, owner: str | None = None, *, priority: Priority = Priority.INTERACTIVE) -> Job:
+        """Queue a job that runs a succeeded one again, for `replay_verdict` to compare.
+
+        Raises:
+            NotFound: no such job of this owner.
+            InvalidRequest: it did not succeed.
+        """
+        with self._writing() as scope:
+            return reading.get_job(scope, replaying.replay(scope, job_id, owner, priority=priority), owner)
+
+    def replay_verdict(self, job: Job) -> dict[str, Any] | None:
+        """What comparing a replay with its original says (`jobs.replay.compare`, with `of`); None for other jobs."""
+        if job.replay_of is None:
+            return None
+        with self._reading() as scope:
+            return replaying.verdict(scope, job)
+
     # Repair
 
     def sweep(self, *, spare_leases: bool = False) -> SweepReport:
@@ -172,21 +201,21 @@ class Store(DispatchDoor, BatchDoor, FileDoor):
 
     def _free_leases(self) -> dict[str, JobState]:
         moved: dict[str, JobState] = {}
-        for ids in self._chunks(sweep.leases_ran_out):
+        for ids in self._chunks(sweep.leases_ran_out, MAX_SWEEP_CHUNKS):
             with self._writing() as scope:
                 moved |= dict(sweep.free_leases(scope, ids))
         return moved
 
     def _expire_deadlines(self) -> list[AnyRow]:
         expired: list[AnyRow] = []
-        for ids in self._chunks(sweep.deadlines_passed):
+        for ids in self._chunks(sweep.deadlines_passed, MAX_DEADLINE_CHUNKS):
             with self._writing() as scope:
                 expired += ending.end_queued(scope, ids, JobState.EXPIRED)
         return expired
 
-    def _chunks(self, find: Callable[[Scope], Sequence[str]]) -> Iterator[Sequence[str]]:
+    def _chunks(self, find: Callable[[Scope], Sequence[str]], limit: int) -> Iterator[Sequence[str]]:
         """Find and hand out chunks until one is not full. Bounded: rows that others hold are found again."""
-        for _ in range(MAX_SWEEP_CHUNKS):
+        for _ in range(limit):
             with self._reading() as scope:
                 ids = find(scope)
             if ids:
@@ -237,10 +266,11 @@ class Store(DispatchDoor, BatchDoor, FileDoor):
     # Housekeeping
 
     def forget(self) -> Forgotten:
-        """Delete what is kept for a while only (see `jobs.store.housekeeping`), a bounded number of rows. Number the
-        ends of lines that older code left without. Call it now and then; truthy: there may be more."""
+        """Delete what is kept for a while only (see `jobs.store.housekeeping`), a bounded number of rows. Mend
+        what older code leaves undone while it runs beside this. Call it now and then; truthy: there may be more."""
         with self._writing(durable=False) as scope:
             forgotten = housekeeping.forget(scope)
+            housekeeping.note_taken(scope)
         self._number_ends(numbering.behind_anywhere)
         return forgotten
 

@@ -71,6 +71,7 @@ def _row(
         "metadata": dict(job.metadata),
         "batch_id": batch_id,
         "custom_id": job.custom_id,
+        "origin": None if job.origin is None else dict(job.origin),
         "line_number": line_number,
         "dispatch_order": _dispatch_order(job, owner, line_number),
         "max_attempts": job.max_attempts or scope.settings.max_attempts,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from datetime import timedelta
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
@@ -17,33 +17,73 @@ LAST_ATTEMPT = sa.and_(Job.num_failures > 0, Job.num_failures + 1 >= Job.max_att
 workers would otherwise spend the attempts of those beside it."""
 
 
-def claim(scope: Scope, job_id: str, worker: str, *, in_company: bool) -> ClaimedJob | None:
-    """One guarded UPDATE decides: whoever's changes a row has the job, and its attempt's number fences the rest."""
-    lease = timedelta(seconds=scope.settings.lease_seconds)
-    row = scope.connection.execute(
-        sa.update(Job)
-        .where(
-            Job.id == job_id,
-            Job.state == JobState.QUEUED,
-            Job.available_at <= scope.now,
-            Job.cancel_requested_at.is_(None),
-            sa.or_(Job.deadline_at.is_(None), Job.deadline_at > scope.now),
-            sa.not_(LAST_ATTEMPT) if in_company else sa.true(),
-        )
-        .values(
-            state=JobState.RUNNING,
-            attempt=Job.attempt + 1,
-            lease_expires_at=scope.now + lease,
-            started_at=sa.func.coalesce(Job.started_at, scope.now),
-            published_at=None,
-        )
-        .returning(*Job.__table__.columns)
-    ).one_or_none()
-    if row is None:
-        return None
-    attempt = {"job_id": job_id, "number": row.attempt, "worker": worker, "started_at": scope.now}
-    scope.connection.execute(sa.insert(Attempt), [attempt])
-    return _claimed(scope, row)
+_LEASE_UNTIL: sa.BindParameter[datetime] = sa.bindparam("lease_until", type_=Job.lease_expires_at.type)
+_NOW: sa.BindParameter[datetime] = sa.bindparam("now", type_=Job.available_at.type)
+_IDS: sa.BindParameter[Sequence[str]] = sa.bindparam("ids", expanding=True)
+
+_CLAIM = (
+    sa.update(Job)
+    .where(
+        Job.id.in_(_IDS),
+        Job.state == JobState.QUEUED,
+        Job.available_at <= _NOW,
+        Job.cancel_requested_at.is_(None),
+        sa.or_(Job.deadline_at.is_(None), Job.deadline_at > _NOW),
+    )
+    .values(
+        state=JobState.RUNNING,
+        attempt=Job.attempt + 1,
+        lease_expires_at=_LEASE_UNTIL,
+        started_at=sa.func.coalesce(Job.started_at, _NOW),
+        published_at=None,
+    )
+    .returning(
+        Job.id,
+        Job.attempt,
+        Job.model,
+        Job.prompt,
+        Job.messages,
+        Job.parameters,
+        Job.seed,
+        Job.priority,
+        Job.deadline_at,
+        Job.created_at,
+        Job.available_at,
+        Job.row_class,
+    )
+    .execution_options(synchronize_session=False)
+)
+_CLAIM_IN_COMPANY = _CLAIM.where(sa.not_(LAST_ATTEMPT))
+_LOCK = sa.select(Job.id).where(Job.id.in_(_IDS)).order_by(Job.id).with_for_update(key_share=True)
+_BEGIN_ATTEMPTS = sa.insert(Attempt).from_select(
+    ["job_id", "number", "worker", "started_at"],
+    sa.select(
+        Job.id,
+        Job.attempt,
+        sa.bindparam("the_worker", type_=Attempt.worker.type),
+        sa.bindparam("began_at", type_=Attempt.started_at.type),
+    ).where(Job.id.in_(_IDS)),
+)
+"""From the rows that this transaction has just taken, and holds."""
+_OVERDUE = sa.select(Job.id).where(Job.id.in_(_IDS), Job.state == JobState.QUEUED, Job.deadline_at <= _NOW)
+
+
+def claim_many(scope: Scope, job_ids: Collection[str], worker: str, *, in_company: bool) -> dict[str, ClaimedJob]:
+    """One guarded UPDATE decides: whoever's changes a row has the job, and its attempt's number fences the rest.
+
+    Answers the jobs that were taken. Several rows are locked by id first, so that no two transactions meet crosswise.
+    """
+    if len(job_ids) > 1 and scope.connection.dialect.name == "postgresql":
+        scope.connection.execute(_LOCK, {"ids": list(job_ids)})
+    until = scope.now + timedelta(seconds=scope.settings.lease_seconds)
+    rows = scope.connection.execute(
+        _CLAIM_IN_COMPANY if in_company else _CLAIM,
+        {"ids": list(job_ids), "now": scope.now, "lease_until": until},
+    ).all()
+    if rows:
+        taken = {"ids": [row.id for row in rows], "the_worker": worker, "began_at": scope.now}
+        scope.connection.execute(_BEGIN_ATTEMPTS, taken)
+    return {row.id: _claimed(scope, row) for row in rows}
 
 
 def _claimed(scope: Scope, row: AnyRow) -> ClaimedJob:
@@ -61,6 +101,7 @@ def _claimed(scope: Scope, row: AnyRow) -> ClaimedJob:
         seconds_to_deadline=None if deadline_at is None else (deadline_at - scope.now).total_seconds(),
         created_at=row.created_at,
         seconds_queued=max(0.0, (scope.now - row.available_at).total_seconds()),
+        row_class=row.row_class,
     )
 
 
@@ -70,12 +111,9 @@ def runs_alone(scope: Scope, job_id: str) -> bool:
     return scope.connection.scalar(query) is not None
 
 
-def deadline_passed(scope: Scope, job_id: str) -> bool:
-    """Whether a job still waits although its deadline is over."""
-    query = sa.select(Job.id).where(
-        Job.id == job_id, Job.state == JobState.QUEUED, Job.deadline_at.is_not(None), Job.deadline_at <= scope.now
-    )
-    return scope.connection.scalar(query) is not None
+def overdue(scope: Scope, job_ids: Collection[str]) -> Sequence[str]:
+    """Which of these jobs still wait although their deadline is over."""
+    return scope.connection.scalars(_OVERDUE, {"ids": list(job_ids), "now": scope.now}).all()
 
 
 def renew(scope: Scope, refs: Collection[AttemptRef]) -> Renewal:

@@ -11,13 +11,18 @@ import sqlalchemy as sa
 
 from jobs.states import ENDED
 from jobs.store import ending
+from jobs.store.numbers import as_json, number_of
 from jobs.store.scope import UNFINISHED, Scope
 from jobs.tables import Batch, Job
 
 CHUNK = 1000
 _NUM_ENDED = sum((column for column in ending.COUNTERS.values()), sa.literal(0))
 _BEHIND = Batch.num_ends < _NUM_ENDED
-_NUMBER = sa.update(Job).where(Job.id == sa.bindparam("the_job")).values(end_number=sa.bindparam("number"))
+_NUMBER = (
+    sa.update(Job)
+    .where(Job.id.in_(sa.bindparam("the_jobs", expanding=True)))
+    .values(end_number=number_of(sa.bindparam("numbers"), Job.id))
+)
 
 
 def behind(scope: Scope, limit: int) -> Sequence[str]:
@@ -44,8 +49,8 @@ def number_some(scope: Scope, batch_id: str) -> int:
     ids = scope.connection.scalars(query.order_by(Job.ended_at, Job.id).limit(CHUNK)).all()
     if ids:
         first = batch.num_ends + 1
-        numbers = [{"the_job": job_id, "number": first + index} for index, job_id in enumerate(ids)]
-        scope.connection.execute(_NUMBER, numbers)
+        numbers = as_json({job_id: first + index for index, job_id in enumerate(ids)})
+        scope.connection.execute(_NUMBER, {"the_jobs": ids, "numbers": numbers})
         num_ends = batch.num_ends + len(ids)
         scope.connection.execute(sa.update(Batch).where(Batch.id == batch_id).values(num_ends=num_ends))
     return len(ids)

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from statistics import NormalDist
+from statistics import NormalDist, median
 
 LATE = 0.9
 """The quantile that the later one of the two answers is."""
@@ -33,6 +33,10 @@ LIKELY_TAIL, LATE_TAIL = 0.25, 1.0
 and those whose length is chance."""
 _SPANS = (1, 2, 4, 8, 16)
 """Numbers of samples in a row over which the scatter is measured."""
+_STRETCHES = (1, 4, 16, 1000)
+"""Numbers of spans before a cut that what follows it is compared with."""
+_MEDIAN_OF_SQUARE = 0.455
+"""Of a normal variable of variance 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,29 +153,56 @@ def _dispersion(samples: Sequence[Sample]) -> float:
 
 def _newest(samples: Sequence[Sample]) -> Sequence[Sample]:
     """Cut off what came before the last change of pace."""
-    while (start := _change(samples)) > 0:
+    jitter = _jitter(samples)
+    while (start := _change(samples, jitter)) > 0:
         samples = samples[start:]
     return samples
 
 
-def _change(samples: Sequence[Sample]) -> int:
-    """Where the pace changed most, as an index of `samples`; 0 where it did not beyond its noise."""
+def _jitter(samples: Sequence[Sample]) -> float:
+    """Dispersion as neighbouring spans show it: a change of pace, being between two of them only, does not raise it."""
+    found = []
+    for first, middle, last in zip(samples, samples[1:], samples[2:], strict=False):
+        num = last.num_ended - first.num_ended
+        if num > 0:
+            rates = [(b.num_ended - a.num_ended) / (b.at - a.at) for a, b in ((first, middle), (middle, last))]
+            expected = num / (last.at - first.at) * (1 / (middle.at - first.at) + 1 / (last.at - middle.at))
+            found.append((rates[1] - rates[0]) ** 2 / expected)
+    return median(found) / _MEDIAN_OF_SQUARE if len(found) > 2 else 1.0
+
+
+def _change(samples: Sequence[Sample], jitter: float) -> int:
+    """Where the pace changed most, as an index of `samples`; 0 where it did not beyond its noise.
+
+    What comes after a cut is compared with stretches of several lengths before it: a pause between two runs is a
+    change, although before and after it the pace is the same.
+    """
     spans = _Spans(samples)
-    if len(spans) < 3:
-        return 0
-    num, seconds = spans.total(0, len(spans))
+    end = len(spans)
     best, where = CHANGED, 0
-    for cut in range(1, len(spans)):
-        old, old_seconds = spans.total(0, cut)
-        new, new_seconds = num - old, seconds - old_seconds
-        scatter = spans.scatter(0, cut) + spans.scatter(cut, len(spans))
-        persistence = spans.persistence((0, cut), (cut, len(spans)))
-        noise = max(1.0, scatter / (len(spans) - 2) * persistence) * num / seconds
-        slow, fast = sorted((new / new_seconds, old / old_seconds))
-        apart = (fast - slow) / math.sqrt(noise * (1 / new_seconds + 1 / old_seconds) or 1.0)
-        if apart > best and fast > slow * CHANGED_RATIO:
-            best, where = apart, cut
+    for cut in range(1, end):
+        for before in _STRETCHES:
+            start = max(0, cut - before)
+            if end - start >= 3:
+                apart = _apart(spans, start, cut, jitter)
+                if apart > best:
+                    best, where = apart, cut
+            if start == 0:
+                break
     return where
+
+
+def _apart(spans: _Spans, start: int, cut: int, jitter: float) -> float:
+    """Standard deviations between the rates before and after a cut; 0 where they are hardly different at all."""
+    end = len(spans)
+    (old, old_seconds), (new, new_seconds) = spans.total(start, cut), spans.total(cut, end)
+    slow, fast = sorted((new / new_seconds, old / old_seconds))
+    if fast <= slow * CHANGED_RATIO:
+        return 0.0
+    scatter = (spans.scatter(start, cut) + spans.scatter(cut, end)) / (end - start - 2)
+    dispersion = max(1.0, jitter, scatter * spans.persistence((start, cut), (cut, end)))
+    noise = dispersion * (old + new) / (old_seconds + new_seconds)
+    return (fast - slow) / math.sqrt(noise * (1 / new_seconds + 1 / old_seconds))
 
 
 def seconds_left(now: Pace, num_left: int, num_running: int, relief: float = 1.0) -> tuple[float, float]:

@@ -27,6 +27,13 @@ PUBLISHED = sa.text("jobs.published_at IS NOT NULL")
 RUNNING = sa.text("jobs.lease_expires_at IS NOT NULL")
 UNFINISHED = sa.text("batches.input_file_id IS NOT NULL AND batches.finalized_at IS NULL AND batches.failed_at IS NULL")
 
+_INDEXES_ONLY = sa.text(
+    "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), "
+    "set_config('enable_sort', 'off', true), set_config('jit', 'off', true)"
+)
+"""Without `jit` as well: before PostgreSQL 18 a plan that must sort all the same counts as so costly that it would be
+compiled, which takes longer than running it."""
+
 Insert = postgresql.Insert | sqlite.Insert
 AnyRow = Row[*tuple[Any, ...]]
 AnySelect = sa.Select[*tuple[Any, ...]]
@@ -46,6 +53,12 @@ class Scope:
         if self.connection.dialect.name == "postgresql":
             return postgresql.insert(table)
         return sqlite.insert(table)
+
+    def prefer_indexes(self) -> None:
+        """Keep PostgreSQL in this transaction from reading whole tables, and from sorting what an index has in order,
+        where it believes that there is little to read."""
+        if self.connection.dialect.name == "postgresql":
+            self.connection.execute(_INDEXES_ONLY)
 
     def lock_batches(self, ids: Iterable[str | None]) -> None:
         """Lock batches whose counters this transaction will change. Before any of their jobs."""

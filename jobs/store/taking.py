@@ -9,24 +9,27 @@ in the same transaction: killed at any point, the next call goes on where the la
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import marshal
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from jobs.checked import CheckedLine
 from jobs.errors import InvalidRequest
 from jobs.ids import new_id
 from jobs.states import JobState, Priority
-from jobs.store import ending
+from jobs.store import ending, outbox
 from jobs.store.scope import AnyRow, Scope
 from jobs.tables import Batch, Job
 
 CHUNK = 1000
 """Lines that one call should bring: on SQLite, other writers wait for about 50 ms then."""
-MAX_SEED = 2**32 - 2
+NUM_SEEDS = 2**32 - 1
+"""Seeds go from 0 to 4294967294."""
 
 _LINE = (
     "id",
@@ -66,37 +69,53 @@ def prepare(scope: Scope, batch_id: str, lines: Sequence[CheckedLine]) -> Chunk:
     batch = scope.connection.execute(
         sa.select(Batch.endpoint, Batch.model, Batch.expires_at).where(Batch.id == batch_id)
     ).one()
+    maker = _RowMaker(scope, batch)
     able: list[Row] = []
     unable: list[Row] = []
     ids = sorted(new_id("job") for _ in lines)  # Sorted, so that the order of ids is the order of lines.
     for job_id, line in zip(ids, lines, strict=True):
         if line.job is not None and line.url == batch.endpoint:
-            able.append(_able(scope, job_id, line, batch.expires_at))
+            able.append(maker.able(job_id, line, line.job))
         else:
             unable.append(_unable(scope, job_id, line, batch))
     return Chunk(lines[0].start if lines else None, able, unable)
 
 
-def _able(scope: Scope, job_id: str, line: CheckedLine, expires_at: datetime | None) -> Row:
-    job = line.job or {}
-    prompt, messages, seed = job.get("prompt"), job.get("messages"), job.get("seed")
-    seconds = job.get("deadline_seconds")
-    return (
-        job_id,
-        job["model"],
-        prompt,
-        None if messages is None else _encode(messages),
-        _encode(job["parameters"]),
-        scope.random.randint(0, MAX_SEED) if seed is None else seed,
-        job["num_prompt_tokens"],
-        _encode(job.get("metadata") or {}),
-        line.custom_id,
-        line.number,
-        line.order,
-        job.get("max_attempts") or scope.settings.max_attempts,
-        _instant(scope, expires_at if seconds is None else _sooner(scope.now, seconds, expires_at)),
-        None,
-    )
+class _RowMaker:
+    """Makes the rows of lines that can run. What is the same for all of them, or often, is made once."""
+
+    def __init__(self, scope: Scope, batch: AnyRow) -> None:
+        self._scope = scope
+        self._expires_at = batch.expires_at
+        self._deadline = _instant(scope, batch.expires_at)
+        self._parameters_key = b""
+        self._parameters_text = ""
+
+    def able(self, job_id: str, line: CheckedLine, job: Mapping[str, Any]) -> Row:
+        messages, seed, metadata = job.get("messages"), job.get("seed"), job.get("metadata")
+        parameters = job["parameters"]
+        key = marshal.dumps(parameters)  # Quick to make, and tells 1 from 1.0 and from true.
+        if key != self._parameters_key:
+            self._parameters_key, self._parameters_text = key, _encode(parameters)
+        return (
+            job_id,
+            job["model"],
+            job.get("prompt"),
+            _encode(messages) if messages is not None else None,
+            self._parameters_text,
+            int(self._scope.random.random() * NUM_SEEDS) if seed is None else seed,
+            job["num_prompt_tokens"],
+            _encode(metadata) if metadata else "{}",
+            line.custom_id,
+            line.number,
+            line.order,
+            job.get("max_attempts") or self._scope.settings.max_attempts,
+            self._deadline if job.get("deadline_seconds") is None else self._own_deadline(job["deadline_seconds"]),
+            None,
+        )
+
+    def _own_deadline(self, seconds: float) -> Any:
+        return _instant(self._scope, _sooner(self._scope.now, seconds, self._expires_at))
 
 
 def _sooner(now: datetime, seconds: float, expires_at: datetime | None) -> datetime | None:
@@ -161,7 +180,13 @@ def take_in(scope: Scope, batch_id: str, chunk: Chunk, next_byte: int, *, done: 
     ]
     if rows:
         _insert(scope, rows)
+        outbox.job_ended(scope, _born_ended(batch_id, chunk, state))
     return True
+
+
+def _born_ended(batch_id: str, chunk: Chunk, state: JobState) -> Iterator[outbox.End]:
+    for rows, born in ((chunk.unable, JobState.FAILED), (chunk.able, state)):
+        yield from ((row[0], batch_id, born) for row in rows)
 
 
 def _batch(scope: Scope, batch_id: str) -> AnyRow:
@@ -205,10 +230,24 @@ def _insert(scope: Scope, rows: Sequence[Row]) -> None:
         marks = ", ".join("?" * len(COLUMNS))
         scope.connection.exec_driver_sql(f"INSERT INTO jobs ({names}) VALUES ({marks})", list(rows))  # noqa: S608
         return
+    _copy(scope, f"COPY jobs ({names}) FROM STDIN", rows)
+
+
+def _copy(scope: Scope, statement: str, rows: Sequence[Row]) -> None:
+    """SQLAlchemy knows no COPY, so the driver's own errors are turned into SQLAlchemy's here, as it would: whoever
+    opened the transaction tells an outage from a rule by them, and leaves their text, which holds the row, out."""
+    dialect = scope.connection.dialect
     driver: Any = scope.connection.connection.driver_connection
-    with driver.cursor() as cursor, cursor.copy(f"COPY jobs ({names}) FROM STDIN") as copy:
-        for row in rows:
-            copy.write_row(row)
+    errors: Any = dialect.loaded_dbapi.Error
+    try:
+        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+            for row in rows:
+                copy.write_row(row)
+    except errors as error:
+        gone = bool(driver.closed)
+        raise DBAPIError.instance(
+            statement, None, error, errors, hide_parameters=True, connection_invalidated=gone, dialect=dialect
+        ) from None
 
 
 def _instant(scope: Scope, instant: datetime | None) -> Any:

@@ -31,6 +31,9 @@ UNKNOWN_SECONDS = 5
 """Before the next poll when no pace is known."""
 
 _ORDER = (Job.dispatch_order, Job.available_at, Job.id)
+_WAITING = (UNPUBLISHED, (Job.batch_id, *_ORDER))
+_SENT = (PUBLISHED, (Job.published_at, Job.id))
+"""Jobs without and with a message, each in the order of its index."""
 
 
 def queue_position(scope: Scope, job: Job) -> int | None:
@@ -40,7 +43,7 @@ def queue_position(scope: Scope, job: Job) -> int | None:
     if job.priority == Priority.INTERACTIVE:
         return _in_own_queue(scope, job)
     interactive = Job.priority == Priority.INTERACTIVE
-    first = _count(scope, PUBLISHED, interactive) + _count(scope, UNPUBLISHED, interactive)
+    first = _count(scope, _SENT, interactive) + _count(scope, _WAITING, interactive)
     return first + _in_own_queue(scope, job) + (_lines_between(scope, job) if job.published_at is None else 0)
 
 
@@ -48,19 +51,19 @@ def _in_own_queue(scope: Scope, job: Job) -> int:
     """Jobs of the same priority that go first; of those without a message, the ones of the same batch."""
     same = Job.priority == job.priority
     if job.published_at is not None:
-        return _count(scope, PUBLISHED, same, _before((Job.published_at, Job.id), job))
-    return _count(scope, PUBLISHED, same) + _ahead_in_lane(scope, job)
+        return _count(scope, _SENT, same, _before((Job.published_at, Job.id), job))
+    return _count(scope, _SENT, same) + _ahead_in_lane(scope, job)
 
 
 def _ahead_in_lane(scope: Scope, job: Job) -> int:
-    lane = sa.and_(UNPUBLISHED, Job.priority == job.priority, Job.batch_id == job.batch_id)
+    lane = sa.and_(Job.priority == job.priority, Job.batch_id == job.batch_id)
     if job.batch_id is None:
         lane = sa.and_(lane, Job.dispatch_order == job.dispatch_order)
-    counted = _count(scope, lane, _before(_ORDER, job))
+    counted = _count(scope, _WAITING, lane, _before(_ORDER, job))
     if counted < MAX_COUNTED or job.line_number is None:
         return counted
     head = scope.connection.execute(
-        sa.select(Job.dispatch_order, Job.line_number).where(lane).order_by(*_ORDER).limit(1)
+        sa.select(Job.dispatch_order, Job.line_number).where(UNPUBLISHED, lane).order_by(Job.batch_id, *_ORDER).limit(1)
     ).first()
     return counted if head is None else max(counted, _apart(job, head))
 
@@ -76,9 +79,11 @@ def _before(order: Sequence[Any], job: Job) -> sa.ColumnElement[bool]:
     return sa.tuple_(*order) < sa.tuple_(*bound)
 
 
-def _count(scope: Scope, *conditions: sa.ColumnElement[bool] | sa.TextClause) -> int:
-    some = sa.select(sa.literal(1)).select_from(Job).where(*conditions).limit(MAX_COUNTED).subquery()
-    return scope.connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
+def _count(scope: Scope, kind: tuple[sa.TextClause, Sequence[Any]], *conditions: sa.ColumnElement[bool]) -> int:
+    """Count some jobs of a kind, up to MAX_COUNTED. The order has the databases enter the index of the kind."""
+    which, order = kind
+    some = sa.select(sa.literal(1)).select_from(Job).where(which, *conditions).order_by(*order).limit(MAX_COUNTED)
+    return scope.connection.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0
 
 
 def _lines_between(scope: Scope, job: Job) -> int:

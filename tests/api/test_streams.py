@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 
 import httpx
 import pytest
 
+from api.streaming import JobStream
 from jobs.events import job_channel
 from jobs.records import AttemptRef, Cancelled, Interrupted, Succeeded
 from jobs.states import JobState
@@ -202,6 +204,36 @@ def test_an_end_whose_message_was_lost_is_found_in_the_row(live: LiveServer) -> 
         seen += list(stream)
     assert seen[-1].event == "end"
     assert text_of(seen) == TEXT
+
+
+def test_an_end_between_the_first_read_and_the_subscription_is_found_when_it_begins(
+    live: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.streaming.FIRST_LOOKS_SECONDS", ())
+    monkeypatch.setattr("api.streaming.LOOK_SECONDS", 3600.0)
+    job_id = live.submit()
+    listen = JobStream._live
+
+    async def end_then_listen(stream: JobStream) -> AsyncGenerator[bytes]:
+        await asyncio.to_thread(run_to_end, live.store, job_id, TEXT)
+        async for piece in listen(stream):
+            yield piece
+
+    monkeypatch.setattr(JobStream, "_live", end_then_listen)
+    with live.follow(job_id) as stream:
+        seen = list(stream)
+    assert (text_of(seen), seen[-1].event) == (TEXT, "end")
+
+
+def test_a_reader_that_subscribes_between_the_commit_and_the_end_event_ends_once(live: LiveServer) -> None:
+    job_id = live.submit()
+    worker = Worker(live, job_id)
+    worker.say(TEXT)
+    worker.finish()
+    with live.follow(job_id) as stream:
+        seen = list(stream)
+    assert live.writer.end(job_id, JobState.SUCCEEDED)
+    assert (text_of(seen), [frame.event for frame in seen].count("end")) == (TEXT, 1)
 
 
 def test_text_that_redis_never_told_comes_with_the_end(live: LiveServer) -> None:

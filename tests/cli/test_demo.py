@@ -42,7 +42,7 @@ def test_logs_of_a_failed_demo_are_shown(tmp_path: Path, capfd: pytest.CaptureFi
 
 def test_a_prompt_without_a_stored_generation_fails_it(tmp_path: Path) -> None:
     results = tmp_path / "results.jsonl"
-    results.write_text("".join(json.dumps({"state": "succeeded", "seed": 1}) + "\n" for _ in range(49)))
+    results.write_text("".join(json.dumps({"penstock": {"state": "succeeded", "seed": 1}}) + "\n" for _ in range(49)))
     with pytest.raises(DemoFailed, match="49 of 50"):
         check_results(results)
 

@@ -132,4 +132,5 @@ def check_files(store: Store, vault: Vault, batch_id: str) -> tuple[Sequence[dic
         assert text == generation.completion
     for file_id, found in ((batch.output_file_id, output), (batch.error_file_id, errors)):
         assert file_id is None or store.get_file(file_id).num_lines == len(found)
+    assert store.audit() == []
     return output, errors

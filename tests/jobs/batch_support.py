@@ -77,9 +77,9 @@ def line_ids(store: Store, batch_id: str) -> list[str]:
 
 def end_all(store: Store, batch_id: str, outcome: Outcome | None = None) -> None:
     """Run every line that waits to the same end."""
-    for job_id in line_ids(store, batch_id):
-        if store.get(job_id).state not in ENDED:
-            store.finish(claim(store, job_id).ref, outcome or success())
+    waiting, _ = store.list_jobs(batch_id=batch_id, limit=10_000)
+    refs = [claim(store, job.id).ref for job in waiting[::-1] if job.state not in ENDED]
+    store.finish_many([(ref, outcome or success()) for ref in refs])
 
 
 def write_files(store: Store, batch_id: str) -> None:

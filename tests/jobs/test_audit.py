@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from jobs.records import Failed
 from jobs.store import Store
+from tests.jobs.batch_support import end_all, failed, line_ids, make_batch, taken_batch, write_files
 from tests.jobs.support import claim, make_line, submit_one, success
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +53,75 @@ SABOTAGE = {
     "a total that is wrong": ("batch", "UPDATE batches SET num_total = 7 WHERE id = :id"),
     "a batch that ended too early": ("batch", "UPDATE batches SET ended_at = CURRENT_TIMESTAMP WHERE id = :id"),
 }
+
+
+FILE_SABOTAGE = {
+    "a line that vanished": ("batch", "UPDATE batches SET num_taken = 1 WHERE id = :id"),
+    "lines said to be all that are not": ("batch", "UPDATE batches SET num_total = 9, ended_at = NULL WHERE id = :id"),
+    "an end without a number": ("line", "UPDATE jobs SET end_number = NULL WHERE id = :id"),
+    "a number past the newest": ("batch", "UPDATE batches SET num_ends = 2 WHERE id = :id"),
+    "a number below the first": ("batch", "UPDATE jobs SET end_number = 0 WHERE batch_id = :id AND end_number = 1"),
+    "tokens nobody spent": ("batch", "UPDATE batches SET num_completion_tokens = 99 WHERE id = :id"),
+    "prompt tokens nobody spent": ("batch", "UPDATE batches SET num_prompt_tokens = 99 WHERE id = :id"),
+    "a file read of which nothing was read": ("batch", "UPDATE batches SET intake_byte = 0 WHERE id = :id"),
+    "a refusal after lines were taken": (
+        "batch",
+        "UPDATE batches SET failed_at = created_at, errors = '[]' WHERE id = :id",
+    ),
+    "a refusal without a reason": ("refused", "UPDATE batches SET errors = NULL WHERE id = :id"),
+    "an output file that lags": ("batch", "UPDATE batches SET output_cursor = 1 WHERE id = :id"),
+    "an error file ahead of the ends": ("batch", "UPDATE batches SET error_cursor = 7 WHERE id = :id"),
+    "an output file short of a line": ("output", "UPDATE files SET num_lines = 0 WHERE id = :id"),
+    "an error file short of a line": ("error", "UPDATE files SET num_lines = 0 WHERE id = :id"),
+    "a file that never closed": ("output", "UPDATE files SET complete_at = NULL WHERE id = :id"),
+    "a file of another size": ("output", "UPDATE files SET num_bytes = 7 WHERE id = :id"),
+    "a lost segment": ("output", "DELETE FROM file_segments WHERE file_id = :id AND start_byte = 0"),
+    "a gap between segments": (
+        "output",
+        "UPDATE file_segments SET start_byte = 12 WHERE file_id = :id AND start_byte = 10",
+    ),
+    "more bad lines than lines": ("input", "UPDATE files SET num_invalid = 9 WHERE id = :id"),
+    "a job that failed without a try": ("loose", "UPDATE jobs SET attempt = 0, num_failures = 0 WHERE id = :id"),
+}
+
+
+@pytest.fixture
+def file_ids(store: Store) -> dict[str, str]:
+    """A batch made from a file, run, retried never, and written out; and one that was refused."""
+    batch = taken_batch(store, 4, 1)
+    lines = line_ids(store, batch.id)
+    for job_id in lines[1:3]:
+        store.finish(claim(store, job_id).ref, success())
+        write_files(store, batch.id)
+    end_all(store, batch.id, failed())
+    write_files(store, batch.id)
+    assert store.finalize(batch.id)
+    found = store.get_batch(batch.id)[0]
+    loose = submit_one(store)
+    store.finish(claim(store, loose).ref, failed())
+    assert store.audit() == []
+    return {
+        "batch": batch.id,
+        "line": lines[1],
+        "input": str(found.input_file_id),
+        "output": str(found.output_file_id),
+        "error": str(found.error_file_id),
+        "refused": make_batch(store, 1, 1).id,
+        "loose": loose,
+    }
+
+
+@pytest.mark.parametrize("what", FILE_SABOTAGE)
+def test_the_audit_names_what_is_broken_about_a_batch_of_a_file(
+    store: Store, file_ids: dict[str, str], what: str
+) -> None:
+    name, statement = FILE_SABOTAGE[what]
+    with store.engine.begin() as connection:
+        connection.execute(sa.text(statement), {"id": file_ids[name]})
+    problems = store.audit()
+    assert problems
+    related = {file_ids[name], file_ids["batch"]} if name in {"output", "error", "line"} else {file_ids[name]}
+    assert all(problem.startswith(tuple(related)) for problem in problems), problems
 
 
 @pytest.mark.parametrize("what", SABOTAGE)

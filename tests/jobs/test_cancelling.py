@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from jobs.errors import InvalidRequest, NotFound
-from jobs.records import Cancelled, Failed, Interrupted
+from jobs.records import AttemptRef, Cancelled, Failed, Interrupted
 from jobs.states import JobState
 from jobs.store import Store, cancelling
+from jobs.store.batch_door import CANCEL_CHUNKS
 from tests.jobs.support import Clock, claim, make_line, submit_one, success
 
 
@@ -86,16 +87,47 @@ def test_the_sweep_finishes_a_batch_whose_canceller_died_half_way(store: Store) 
     made = store.submit([make_line() for _ in range(3)], new_batch=True)
     with store._writing() as scope:
         cancelling.request_batch(scope, str(made.batch_id))
-    assert sorted(store.sweep().cancelled) == sorted(made.ids)
+    claim(store, made.ids[0])
+    store.mark_published([made.ids[1]])
+    report = store.sweep()
+    assert (report.cancelled, report.num_more_cancelled) == ([made.ids[1]], 1)
+    assert store.get(made.ids[0]).cancel_requested_at is not None
+    store.finish(AttemptRef(made.ids[0], 1), Cancelled())
     assert store.get_batch(str(made.batch_id))[0].ended_at is not None
     assert store.audit() == []
 
 
-def test_a_large_batch_is_cancelled_in_chunks(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cancelling, "CHUNK", 7)
-    made = store.submit([make_line() for _ in range(20)], new_batch=True)
-    assert store.cancel_batch(str(made.batch_id)).by_state[JobState.CANCELLED] == 20
+def test_a_large_batch_stops_at_once_and_is_cancelled_in_chunks(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cancelling, "CHUNK", 4)
+    made = store.submit([make_line() for _ in range(30)], new_batch=True)
+    store.mark_published(made.ids[20:23])
+    assert store.cancel_batch(str(made.batch_id)).by_state[JobState.CANCELLED] == 4
+    assert [store.get(job_id).state for job_id in made.ids[20:23]] == ["cancelled"] * 3
+    assert not store.to_publish()
+    assert store.sweep().num_more_cancelled == 4 * CANCEL_CHUNKS
+    while store.sweep():
+        pass
+    found, counts = store.get_batch(str(made.batch_id))
+    assert (counts.by_state[JobState.CANCELLED], found.num_ends, found.ended_at is not None) == (30, 30, True)
     assert store.audit() == []
+
+
+def test_a_round_cancels_a_bounded_number_of_lines_of_all_batches(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancelling, "CHUNK", 2)
+    for _ in range(4):
+        store.cancel_batch(str(store.submit([make_line() for _ in range(6)], new_batch=True).batch_id))
+    assert store.sweep().num_more_cancelled == 2 * CANCEL_CHUNKS
+
+
+def test_a_line_that_a_claim_held_while_its_batch_was_cancelled_is_asked_by_the_sweep(store: Store) -> None:
+    made = store.submit([make_line()], new_batch=True)
+    ref = claim(store, made.ids[0]).ref
+    with store._writing() as scope:
+        cancelling.request_batch(scope, str(made.batch_id))
+    store.sweep()
+    assert store.renew([ref], "worker-1").cancel_requested == {ref}
 
 
 def test_a_requeued_job_has_a_fresh_budget_and_its_history(store: Store, clock: Clock) -> None:

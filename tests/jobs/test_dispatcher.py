@@ -10,16 +10,18 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
 
 from jobs.database import open_engine
-from jobs.dispatcher import OFFICE, RETURN_SECONDS, Dispatcher
+from jobs.dispatcher import OFFICE, RETURN_SECONDS, Dispatcher, Round, rest_seconds
 from jobs.errors import QueueUnavailable, StoreUnavailable
-from jobs.events import SENTINEL_KEY, EventWriter, end_key, open_redis
+from jobs.events import SENTINEL_KEY, EventWriter, job_of, open_redis
 from jobs.queue import Publisher, make_app
-from jobs.states import JobState
+from jobs.records import Publishable, SweepReport
+from jobs.states import JobState, Priority
 from jobs.store import Store
 from tests.jobs.support import Clock, claim, make_line, make_settings, submit_one, success
 from tests.support.services import RedisServer, wait_until
@@ -135,9 +137,21 @@ def test_ends_that_the_sweep_brings_are_announced(
     claim(store, cancelled)
     store.cancel(cancelled)
     clock.move(31)
-    dispatcher.step()
-    told = {job_id: redis.get(end_key(job_id)) for job_id in (expired, spent, cancelled)}
-    assert told == {expired: b"expired", spent: b"failed", cancelled: b"cancelled"}
+    states = {expired: "expired", spent: "failed", cancelled: "cancelled"}
+    with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        pubsub.psubscribe("penstock:job:*")
+        wait_until(lambda: redis.pubsub_numpat() == 1)
+        dispatcher.step()
+        told = {}
+
+        def heard_all() -> bool:
+            if message := pubsub.get_message(timeout=1):
+                told[job_of(message["channel"].decode())] = json.loads(message["data"])
+            return len(told) == 3
+
+        wait_until(heard_all)
+    assert told == {job_id: {"type": "end", "state": state} for job_id, state in states.items()}
+    assert redis.keys("penstock:job:*") == []
 
 
 def test_without_redis_the_sweep_goes_on_and_with_it_the_rest(
@@ -195,6 +209,83 @@ def test_a_worker_that_does_not_come_back_after_an_outage_loses_its_lease_all_th
     assert dispatcher.step().swept.requeued == [job_id]
 
 
+class Watched:
+    """A publisher that notes the order in which kinds of messages go out, and when the sweep is between them."""
+
+    def __init__(self, steps: list[str]) -> None:
+        self.steps = steps
+
+    def publish(self, job_ids: list[str], priority: Priority, /) -> None:
+        self.steps.append(f"{len(job_ids)} {priority.value}")
+
+
+def test_interactive_jobs_go_out_before_a_sweep_and_before_lines(
+    store: Store, redis: Redis, local: Local, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    steps: list[str] = []
+    dispatcher = Dispatcher(store, Watched(steps), redis, make_settings(), monotonic=local)
+    lost = submit_one(store)
+    claim(store, lost)
+    clock.move(31)
+    submit_one(store)
+    store.submit([make_line() for _ in range(3)], new_batch=True)
+    sweep = store.sweep
+    monkeypatch.setattr(store, "sweep", lambda **given: (steps.append("sweep"), sweep(**given))[1])
+    done = dispatcher.step()
+    assert steps == ["1 interactive", "sweep", "1 interactive", "3 batch"]
+    assert len(done.published.interactive) == 2
+
+
+def test_a_round_sweeps_a_bounded_number_of_late_lines_and_dispatches_all_the_same(
+    dispatcher: Dispatcher, store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.store.sweep.CHUNK", 10)
+    late = store.submit([make_line(deadline_seconds=5) for _ in range(100)], new_batch=True)
+    clock.move(10)
+    fresh = store.submit([make_line() for _ in range(3)], new_batch=True)
+    done = dispatcher.step()
+    assert 0 < done.swept.num_moved < 100
+    assert set(fresh.ids) <= set(done.published.batch)
+    while dispatcher.step().swept:
+        pass
+    assert store.get_batch(str(late.batch_id))[0].num_expired == 100
+    assert store.audit() == []
+
+
+def test_progress_is_sampled_every_few_seconds(
+    dispatcher: Dispatcher, store: Store, local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[float] = []
+    monkeypatch.setattr(store, "sample_batches", lambda: taken.append(local.now))
+    for _ in range(50):
+        dispatcher.step()
+        local.now += 0.5
+    assert taken == [0.0, 5.0, 10.0, 15.0, 20.0]
+
+
+def round_of(num_lines: int = 0, *, num_swept: int = 0, seconds: float = 0.01, **fields: Any) -> Round:
+    published = Publishable(batch=["line"] * num_lines, window=256, interactive=fields.pop("interactive", ()))
+    return Round(True, SweepReport(num_more_expired=num_swept), published=published, seconds=seconds, **fields)
+
+
+@pytest.mark.parametrize(
+    ("done", "rest"),
+    [
+        (round_of(), 0.25),
+        (round_of(interactive=["job"]), 0.0),
+        (round_of(refilled=True), 0.0),
+        (round_of(num_swept=10), 0.25),
+        (round_of(num_swept=2000, seconds=0.2), 0.1),  # half as long as it worked
+        (round_of(num_swept=2000, seconds=3.0), 0.25),
+        (round_of(20), 0.25),  # at 80 a second half a window lasts for long
+        (round_of(256), 0.125),  # at 1,024 a second, half a window lasts an eighth
+        (round_of(256_000), 0.02),
+    ],
+)
+def test_the_next_round_comes_as_soon_as_it_is_needed(done: Round, rest: float) -> None:
+    assert rest_seconds(done, 0.25, 0.25) == pytest.approx(rest)
+
+
 def unavailable(*_: object) -> bool:
     raise StoreUnavailable("away")
 
@@ -219,6 +310,30 @@ def test_a_ring_wakes_it_before_its_time(store: Store, redis: Redis, redis_url: 
     thread.join(timeout=10)
     assert not thread.is_alive()
     assert store.hold_office(OFFICE, "somebody else")
+
+
+class InstantLines:
+    """A queue whose jobs end while they are published."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def publish(self, job_ids: list[str], priority: Priority) -> None:
+        for job_id in job_ids:
+            self._store.finish(claim(self._store, job_id).ref, success())
+
+
+def test_while_lines_are_short_it_does_not_wait_between_rounds(store: Store, redis: Redis, redis_url: str) -> None:
+    settings = make_settings(redis_url=redis_url, dispatch_window=8, dispatch_interval_seconds=3600.0)
+    store.settings = settings
+    made = store.submit([make_line() for _ in range(40)], new_batch=True)
+    thread, stop = run_in_thread(Dispatcher(store, InstantLines(store), redis, settings))
+    wait_until(lambda: store.get_batch(str(made.batch_id))[0].ended_at is not None, 30)
+    wait_until(lambda: redis.pubsub_numsub("penstock:dispatch")[0][1])
+    stop.set()
+    EventWriter(redis).wake_dispatcher()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
 
 
 def test_it_outlives_a_restart_of_redis(store: Store, own_redis_server: RedisServer, local: Local) -> None:

@@ -12,8 +12,11 @@ from redis.asyncio import Redis as AsyncRedis
 from jobs.errors import QueueUnavailable
 from jobs.events import (
     CANCEL_CHANNEL,
+    END_SECONDS,
+    ENDS_A_TRIP,
     EventReader,
     EventWriter,
+    end_key,
     job_channel,
     open_async_redis,
     open_redis,
@@ -37,6 +40,7 @@ class Stage:
         self.redis: AsyncRedis = open_async_redis(url)
         self.reader = EventReader(self.redis, **reader_options)
         self._text: dict[int, str] = {}
+        self._followings: list[Following] = []
 
     def write(self, text: str, attempt: int = 1) -> None:
         whole = self._text.get(attempt, "") + text
@@ -44,15 +48,19 @@ class Stage:
         assert self.writer.text([(JOB, attempt, len(whole), text, whole)])
 
     def follow(self, after: int = 0) -> Following:
-        return Following(self.reader, after)
+        self._followings.append(Following(self.reader, after))
+        return self._followings[-1]
 
     async def subscribed(self, number: int = 1) -> None:
-        """Wait until Redis knows of our subscription."""
+        """Wait until Redis knows of our subscription, and every reader has seen what was there before."""
         for _ in range(2000):
             if (await self.redis.pubsub_numsub(job_channel(JOB)))[0][1] == number:
-                return
+                break
             await asyncio.sleep(0.005)
-        raise AssertionError("nobody subscribed")
+        else:
+            raise AssertionError("nobody subscribed")
+        for following in self._followings:
+            await following.listening.wait()
 
 
 class Following:
@@ -60,13 +68,17 @@ class Following:
 
     def __init__(self, reader: EventReader, after: int) -> None:
         self.events: list[dict[str, Any]] = []
+        self.listening = asyncio.Event()
         self._news = asyncio.Event()
         self.task = asyncio.create_task(self._run(reader, after))
 
     async def _run(self, reader: EventReader, after: int) -> None:
-        async for event in reader.follow(JOB, after):
-            self.events.append(event)
-            self._news.set()
+        async for event in reader.follow(JOB, after, tell_listening=True):
+            if event["type"] == "listening":
+                self.listening.set()
+            else:
+                self.events.append(event)
+                self._news.set()
 
     @property
     def text(self) -> str:
@@ -318,6 +330,37 @@ def test_cancels_and_wake_ups_reach_their_channels(redis_url: str) -> None:
 
     wait_until(listen)
     assert heard == [(b"penstock:cancel", b"job_1"), (b"penstock:dispatch", b"wake")]
+
+
+def test_the_ends_of_many_leave_no_key_and_are_heard(redis_url: str) -> None:
+    async def scenario(stage: Stage) -> None:
+        following = stage.follow()
+        await stage.subscribed()
+        stage.write("text")
+        ended = [(f"job_{number}", JobState.CANCELLED) for number in range(2 * ENDS_A_TRIP)]
+        assert stage.writer.ends([*ended[1:], (JOB, JobState.CANCELLED)])
+        await following.ended()
+        assert (following.text, following.events[-1]) == ("text", {"type": "end", "state": "cancelled"})
+        assert await stage.redis.keys() == [snapshot_key(JOB).encode()]
+        assert await stage.redis.ttl(snapshot_key(JOB)) <= END_SECONDS
+
+    play(redis_url, scenario)
+
+
+def test_an_end_leaves_what_a_reader_on_its_way_needs_and_not_for_long(redis_url: str) -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.write("text")
+        stage.writer.end(JOB, JobState.SUCCEEDED)
+        for key in (snapshot_key(JOB), end_key(JOB)):
+            assert 0 < await stage.redis.ttl(key) <= END_SECONDS
+
+    play(redis_url, scenario)
+
+
+def test_ends_of_an_outage_are_given_up_with_the_first_trip(own_redis_server: RedisServer) -> None:
+    writer = EventWriter(open_redis(own_redis_server.url))
+    own_redis_server.stop()
+    assert not writer.ends([(JOB, JobState.CANCELLED)] * (2 * ENDS_A_TRIP))
 
 
 def test_a_mailbox_that_overflows_says_so_first() -> None:

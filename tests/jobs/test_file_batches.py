@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 
 from jobs.checked import dump_valid, read
-from jobs.errors import InvalidRequest, NotFound
+from jobs.errors import InvalidRequest, NotFound, StoreRefused
 from jobs.records import NewSegment
 from jobs.states import JobState
 from jobs.store import Store
@@ -153,6 +155,17 @@ def test_a_file_with_fewer_lines_than_were_counted_is_noticed(store: Store) -> N
         with pytest.raises(InvalidRequest):
             store.take_in(batch.id, wrong, wrong[-1].end, done=True)
     assert store.get_batch(batch.id)[0].num_taken == 0
+
+
+def test_a_line_that_the_database_refuses_leaves_nothing_and_is_not_shown(store: Store) -> None:
+    batch = make_batch(store, 2)
+    twice = list(read([valid(1, prompt="a secret"), valid(1, prompt="a secret")]))
+    with pytest.raises(StoreRefused) as refused:
+        store.take_in(batch.id, twice, twice[-1].end, done=True)
+    assert "line_number" in str(refused.value)
+    assert "secret" not in "".join(traceback.format_exception(refused.value))
+    assert store.get_batch(batch.id)[0].num_taken == 0
+    assert store.audit() == []
 
 
 def test_a_batch_that_cannot_run_has_failed_from_the_start(store: Store) -> None:

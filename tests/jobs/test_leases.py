@@ -33,6 +33,53 @@ def test_a_second_claim_finds_nothing(store: Store) -> None:
     assert store.claim("job_none", "worker-2") is None
 
 
+def test_a_group_of_claims_takes_each_job_that_can_be_taken(store: Store, clock: Clock) -> None:
+    held, overdue, cancelled, last, first, second = (
+        submit_one(store, **changes)
+        for changes in ({}, {"deadline_seconds": 5}, {}, {"max_attempts": 2}, {}, {"prompt": "another"})
+    )
+    claim(store, held)
+    store.cancel(cancelled)
+    store.finish(claim(store, last).ref, Failed("busy", "again", True))
+    clock.move(120)
+    taken = store.claim_many([first, held, overdue, cancelled, last, "job_none", second], "worker-2")
+    assert {job_id: job.ref for job_id, job in taken.items()} == {
+        first: AttemptRef(first, 1),
+        second: AttemptRef(second, 1),
+    }
+    assert taken[second].prompt == "another"
+    assert [attempt.worker for attempt in store.attempts(second)] == ["worker-2"]
+    assert store.get(overdue).state == JobState.EXPIRED
+    assert store.get(last).state == JobState.QUEUED, "its last attempt is not for company"
+    assert store.claim_many([], "worker-2") == {}
+    assert store.audit() == []
+
+
+def test_a_group_of_claims_numbers_each_attempt_for_itself(store: Store, clock: Clock) -> None:
+    again, new = submit_one(store), submit_one(store)
+    store.finish(claim(store, again).ref, Interrupted())
+    taken = store.claim_many([again, new], "worker-2")
+    assert (taken[again].ref.number, taken[new].ref.number) == (2, 1)
+    ends = store.finish_many([(taken[again].ref, success("one")), (taken[new].ref, success("two"))])
+    assert ends == [JobState.SUCCEEDED, JobState.SUCCEEDED]
+    assert store.audit() == []
+
+
+def test_ends_of_every_kind_in_one_group_move_each_job_as_its_own_outcome_says(store: Store) -> None:
+    made = store.submit([make_line() for _ in range(6)], new_batch=True)
+    refs = [claim(store, job_id).ref for job_id in made.ids]
+    outcomes = [
+        success("a"), Failed("bad", "never", False), success("b"), Failed("worse", "never", False), Cancelled(),
+        Interrupted(),
+    ]  # fmt: skip
+    store.finish_many(list(zip(refs, outcomes, strict=True)))
+    jobs = [store.get(job_id) for job_id in made.ids]
+    assert [job.state for job in jobs] == ["succeeded", "failed", "succeeded", "failed", "cancelled", "queued"]
+    assert [job.error and job.error["code"] for job in jobs] == [None, "bad", None, "worse", None, None]
+    assert [job.num_failures for job in jobs] == [0, 1, 0, 1, 0, 0]
+    assert store.audit() == []
+
+
 def test_a_success_is_stored_once_with_its_recipe(store: Store) -> None:
     job_id = submit_one(store)
     ref = claim(store, job_id).ref

@@ -56,6 +56,15 @@ def test_of_eight_claimers_exactly_one_wins(store: Store) -> None:
     assert store.audit() == []
 
 
+def test_groups_of_claims_that_cross_take_each_job_once_and_never_wait_in_a_ring(store: Store) -> None:
+    ids = [submit_one(store) for _ in range(40)]
+    orders = [ids, ids[::-1], ids[20:] + ids[:20], ids[1::2] + ids[::2]]
+    answers = at_once([partial(store.claim_many, order, f"w{n}") for n, order in enumerate(orders)])
+    taken = [job_id for answer in answers for job_id in answer]
+    assert sorted(taken) == sorted(ids)
+    assert store.audit() == []
+
+
 def test_of_eight_finishes_of_one_attempt_exactly_one_is_stored(store: Store) -> None:
     claimed = claim(store, submit_one(store))
     answers = at_once([lambda text=f"text {n}": finish_or_lose(store, claimed, text) for n in range(8)])  # type: ignore[misc]

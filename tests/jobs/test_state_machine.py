@@ -2,6 +2,10 @@
 
 The model knows who holds which attempt and until when. After each step the audit must be clean and no job may be in
 a state that the table of transitions does not lead to; at the end every job can still be brought to an end.
+
+Batches made from files are among them: a clerk that takes lines in may be killed between any two chunks, and in the
+middle of one; a second clerk may bring a chunk again. Numbers of ends are watched from outside: each belongs to one end
+for ever.
 """
 
 from __future__ import annotations
@@ -28,12 +32,14 @@ from hypothesis.stateful import (
 )
 from sqlalchemy.engine import Engine
 
+from jobs.checked import CheckedLine
 from jobs.database import open_engine
-from jobs.errors import LeaseLost
+from jobs.errors import InvalidRequest, LeaseLost
 from jobs.records import AttemptRef, Cancelled, Expired, Failed, Interrupted, Outcome, Succeeded
 from jobs.states import ENDED, TRANSITIONS, JobState
-from jobs.store import Store
+from jobs.store import Store, taking
 from jobs.tables import Base
+from tests.jobs.batch_support import checked_lines, make_batch, write_files
 from tests.jobs.support import Clock, make_job, make_line, make_record, make_settings
 
 LEASE_SECONDS = 30.0
@@ -49,6 +55,10 @@ outcomes = st.sampled_from(
         Interrupted(),
     ]
 )
+
+
+class Killed(Exception):
+    """Ends a transaction as the death of its process would: nothing of it is there."""
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -74,7 +84,9 @@ class StoreMachine(RuleBasedStateMachine):
         )
         self.states: dict[str, JobState] = {}
         self.holders: dict[str, AttemptRef] = {}
-        self.num_stored = 0
+        self.lines: dict[str, list[CheckedLine]] = {}
+        self.numbers: dict[tuple[str, int], str] = {}
+        """Who got which number of which batch, ever."""
 
     @rule(target=job_ids, deadline=st.none() | st.integers(1, 60))
     def submit(self, deadline: int | None) -> str:
@@ -92,9 +104,9 @@ class StoreMachine(RuleBasedStateMachine):
         return ids
 
     @rule(target=job_ids, batch_id=batch_ids, index=st.integers(0, 3))
-    def pick_line(self, batch_id: str, index: int) -> str:
-        lines, _ = self.store.list_jobs(batch_id=batch_id)
-        return lines[index % len(lines)].id
+    def pick_line(self, batch_id: str, index: int) -> Any:
+        lines = self._lines(batch_id)
+        return lines[index % len(lines)].id if lines else multiple()
 
     @rule(target=attempts, job_id=job_ids, worker=st.sampled_from("abc"))
     def claim(self, job_id: str, worker: str) -> Any:
@@ -105,6 +117,14 @@ class StoreMachine(RuleBasedStateMachine):
         assert held is None, "a job was claimed while somebody held it"
         self.holders[job_id] = claimed.ref
         return claimed.ref
+
+    @rule(target=attempts, wanted=st.lists(job_ids, min_size=1, max_size=4, unique=True))
+    def claim_group(self, wanted: list[str]) -> Any:
+        taken = self.store.claim_many(wanted, "a")
+        assert not taken.keys() & self.holders.keys(), "a job was claimed while somebody held it"
+        assert taken.keys() <= set(wanted)
+        self.holders |= {job_id: claimed.ref for job_id, claimed in taken.items()}
+        return multiple(*(claimed.ref for claimed in taken.values()))
 
     @rule(target=attempts, ref=attempts, worker=st.sampled_from("abc"))
     def stall_past_the_lease_while_another_claims(self, ref: AttemptRef, worker: str) -> Any:
@@ -140,20 +160,73 @@ class StoreMachine(RuleBasedStateMachine):
     def cancel(self, job_id: str) -> None:
         self.store.cancel(job_id)
 
+    @rule(target=batch_ids, number=st.integers(1, 5), bad=st.integers(0, 2))
+    def make_batch_of_a_file(self, number: int, bad: int) -> str:
+        batch = make_batch(self.store, number + bad, bad, completion_window="90s", window_seconds=90.0)
+        self.lines[batch.id] = checked_lines(number + bad, bad)
+        return batch.id
+
+    @rule(batch_id=batch_ids, size=st.integers(1, 3), killed=st.booleans())
+    def take_in(self, batch_id: str, size: int, killed: bool) -> None:
+        """A clerk takes the next chunk in; or is killed within, and nothing of the chunk is there."""
+        batch = self.store.get_batch(batch_id)[0]
+        rest = [line for line in self.lines.get(batch_id, []) if line.start >= batch.intake_byte]
+        chunk = rest[:size]
+        if not chunk:
+            return
+        if killed:
+            with pytest.raises(Killed):
+                self._die_within(batch_id, chunk, done=len(rest) <= size)
+            return
+        assert self.store.take_in(batch_id, chunk, chunk[-1].end, done=len(rest) <= size)
+        assert not self.store.take_in(batch_id, chunk, chunk[-1].end, done=len(rest) <= size), "taken in twice"
+        known = self.states.keys()
+        self.states |= {job.id: JobState(job.state) for job in self._lines(batch_id) if job.id not in known}
+
+    def _die_within(self, batch_id: str, chunk: list[CheckedLine], *, done: bool) -> None:
+        with self.store._writing() as scope:
+            ready = taking.prepare(scope, batch_id, chunk)
+            assert taking.take_in(scope, batch_id, ready, chunk[-1].end, done=done)
+            raise Killed
+
+    def _lines(self, batch_id: str) -> list[Any]:
+        return self.store.list_jobs(batch_id=batch_id, limit=10_000)[0]
+
     @rule(batch_id=batch_ids)
     def cancel_batch(self, batch_id: str) -> None:
-        counts = self.store.cancel_batch(batch_id)
-        assert counts.by_state[JobState.QUEUED] == 0
+        self.store.cancel_batch(batch_id)
+        assert JobState.QUEUED not in {job.state for job in self._lines(batch_id)}
+
+    @rule(batch_id=batch_ids)
+    def retry_batch(self, batch_id: str) -> None:
+        before = {job.id: job for job in self._lines(batch_id)}
+        try:
+            num_retried = self.store.retry_batch(batch_id)
+        except InvalidRequest:
+            assert self.store.get_batch(batch_id)[0].cancel_requested_at is not None
+            return
+        ran = [job for job in before.values() if job.state == JobState.FAILED and job.attempt > 0]
+        late = [job for job in before.values() if job.state == JobState.EXPIRED]
+        assert num_retried == len(ran) + len(late)
+        self.states |= {job.id: JobState.QUEUED for job in (*ran, *late)}
+
+    @rule(batch_id=batch_ids)
+    def write_files(self, batch_id: str) -> None:
+        batch = self.store.get_batch(batch_id)[0]
+        if batch_id in self.lines and batch.finalized_at is None:
+            write_files(self.store, batch_id)
+            assert self.store.finalize(batch_id) == (batch.ended_at is not None)
 
     @rule(batch_id=batch_ids)
     def extend_batch(self, batch_id: str) -> None:
-        if self.store.get_batch(batch_id)[0].cancel_requested_at is None:
+        if batch_id not in self.lines and self.store.get_batch(batch_id)[0].cancel_requested_at is None:
             made = self.store.submit([make_line()], batch_id=batch_id)
             self.states |= dict.fromkeys(made.ids, JobState.QUEUED)
 
     @rule(job_id=job_ids)
     def requeue(self, job_id: str) -> None:
-        if self.states[job_id] is JobState.FAILED:
+        job = self.store.get(job_id)
+        if job.state == JobState.FAILED and job.attempt > 0:
             assert self.store.requeue(job_id).num_failures == 0
 
     @rule(seconds=st.sampled_from([0.5, 5.0, LEASE_SECONDS + 1]))
@@ -196,11 +269,26 @@ class StoreMachine(RuleBasedStateMachine):
         self.states = jobs
 
     @invariant()
+    def a_number_belongs_to_one_end_for_ever(self) -> None:
+        for job in self._jobs():
+            if job.batch_id is None or job.end_number is None:
+                continue
+            owner = self.numbers.setdefault((job.batch_id, job.end_number), f"{job.id} at {job.ended_at}")
+            assert owner == f"{job.id} at {job.ended_at}", "a number was used again"
+        for batch in self.store.list_batches(limit=10_000)[0]:
+            given = sum(1 for batch_id, _ in self.numbers if batch_id == batch.id)
+            assert batch.num_ends >= given
+            if batch.ended_at is not None and batch.num_ends == batch.num_total:
+                assert given == batch.num_ends, "the numbers of a batch that never ran again have a gap"
+
+    @invariant()
     def the_audit_is_clean(self) -> None:
         assert self.store.audit() == []
 
     def teardown(self) -> None:
-        """Nothing is stuck: with time, sweeps and willing workers every job ends."""
+        """Nothing is stuck: with time, sweeps, a clerk and willing workers every job ends, and every file is whole."""
+        for batch_id, lines in self.lines.items():
+            self.take_in(batch_id, len(lines), killed=False)
         for _ in range(6):
             self.clock.move(120)
             self.sweep()
@@ -209,6 +297,9 @@ class StoreMachine(RuleBasedStateMachine):
                 if claimed is not None:
                     self.store.finish(claimed.ref, Succeeded(make_record()))
         assert {JobState(job.state) for job in self._jobs()} <= ENDED
+        for batch_id in self.lines:
+            self.write_files(batch_id)
+            assert self.store.get_batch(batch_id)[0].finalized_at is not None
         assert self.store.audit() == []
 
 

@@ -182,10 +182,20 @@ def test_data_and_models_outlive_a_container() -> None:
     assert {name: service["volumes"] for name, service in SERVICES.items() if "volumes" in service} == {
         "redis": ["redis-data:/data"],
         "postgres": ["postgres-data:/var/lib/postgresql/data"],
+        "api": ["files:/var/lib/penstock/files"],
+        "dispatcher": ["files:/var/lib/penstock/files"],
         "worker": ["models:/var/cache/penstock"],
         "worker-gpu": ["models:/var/cache/penstock"],
     }
     assert SERVICES["worker"]["environment"]["HF_HOME"].startswith("/var/cache/penstock/")
+
+
+def test_the_api_and_the_clerk_keep_files_in_one_place_that_the_dispatcher_can_reach() -> None:
+    for environment in (compose.ENVIRONMENT, compose.ENVIRONMENT | {"PENSTOCK_FILES_URL": "s3://a-bucket/files"}):
+        services = compose.load(environment)["services"]
+        places = {services[name]["environment"]["PENSTOCK_FILES_URL"] for name in ("api", "dispatcher")}
+        assert places == {environment.get("PENSTOCK_FILES_URL", "/var/lib/penstock/files")}
+    assert "front" in SERVICES["dispatcher"]["networks"]
 
 
 def test_redis_appends_to_a_file_and_refuses_when_full() -> None:

@@ -23,9 +23,12 @@ from tests.ops import compose
 PROJECT: dict[str, Any] = tomllib.loads((compose.ROOT / "pyproject.toml").read_text())["project"]
 # Role → what its image installs (as in ops/docker/Dockerfile, checked there), and what the role imports.
 IMAGES: dict[str, tuple[list[str], list[str]]] = {
-    "api": (["api", "postgres", "+llama-cpp-python"], ["cli.main", "api.__main__", "worker.engine.vocabulary"]),
+    "api": (
+        ["api", "postgres", "s3", "+llama-cpp-python"],
+        ["cli.main", "api.__main__", "worker.engine.vocabulary", "s3fs"],
+    ),
     "worker": (["worker", "postgres"], ["cli.main", "worker.__main__", "worker.station"]),
-    "dispatcher": (["postgres"], ["cli.main", "jobs.dispatcher"]),
+    "dispatcher": (["postgres", "s3"], ["cli.main", "jobs.dispatcher", "s3fs"]),
     "flower": (["flower", "postgres"], ["cli.main", "jobs.queue", "celery.__main__", "flower.command"]),
     "migrate": (["postgres"], ["jobs.database", "alembic.command"]),
 }

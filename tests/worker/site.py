@@ -17,7 +17,8 @@ from celery.app.control import Inspect
 from psycopg import sql
 
 from jobs.database import open_engine
-from jobs.events import EventWriter
+from jobs.events import EventWriter, snapshot_key
+from jobs.interest import FOLLOW_CHANNEL
 from jobs.queue import Publisher, make_app
 from jobs.records import NewJob
 from jobs.settings import Settings
@@ -108,14 +109,15 @@ class Site:
             assert worker.process.poll() is None, worker.said()
         return worker
 
-    def submit(self, num_jobs: int = 1, *, batch: bool = False, **changes: Any) -> list[str]:
-        """Store jobs and publish them."""
+    def submit(self, num_jobs: int = 1, *, batch: bool = False, publish: bool = True, **changes: Any) -> list[str]:
+        """Store jobs, and publish them unless told not to."""
         parameters = {"max_tokens": 8, **changes.pop("parameters", {})}
         values: dict[str, Any] = {"seed": 7, "num_prompt_tokens": 4, "prompt": SECRET, **changes}
         priority = Priority.BATCH if batch else Priority.INTERACTIVE
         job = NewJob(model=self.settings.model_name, parameters=parameters, priority=priority, **values)
         ids = self.store.submit([job] * num_jobs, new_batch=batch).ids
-        self.publish(ids, priority)
+        if publish:
+            self.publish(ids, priority)
         return list(ids)
 
     def publish(self, ids: Sequence[str], priority: Priority = Priority.INTERACTIVE) -> None:
@@ -128,8 +130,13 @@ class Site:
         wait_until(lambda: all(self.state(job_id) is state for job_id in job_ids), seconds)
 
     def wait_for_text(self, job_id: str) -> None:
-        """Until the job has shown its first text."""
-        wait_until(lambda: self.redis.exists(f"penstock:job:{job_id}:snapshot"), 20)
+        """Follow the job until it has shown its first text."""
+
+        def shown() -> object:
+            self.redis.publish(FOLLOW_CHANNEL, job_id)
+            return self.redis.exists(snapshot_key(job_id))
+
+        wait_until(shown, 20)
 
     def inspect(self) -> Inspect:
         """Celery's inspection, that comes back with the first worker's answer."""

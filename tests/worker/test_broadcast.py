@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from jobs.interest import LAPSE_SECONDS, Interest
 from jobs.records import AttemptRef
+from jobs.states import JobState
 from tests.support.services import wait_until
 from worker.broadcast import REST_SECONDS, Broadcaster, TextEvent
 from worker.engine.generation import TextDelta
@@ -13,6 +15,8 @@ from worker.engine.generation import TextDelta
 class Channel:
     def __init__(self) -> None:
         self.writes: list[list[TextEvent]] = []
+        self.states: list[tuple[str, str, int]] = []
+        self.ended: list[list[tuple[str, JobState]]] = []
         self.away = False
         self.num_tries = 0
 
@@ -20,6 +24,18 @@ class Channel:
         self.num_tries += 1
         if not self.away:
             self.writes.append(events)
+        return not self.away
+
+    def state(self, job_id: str, state: JobState, attempt: int) -> bool:
+        self.num_tries += 1
+        if not self.away:
+            self.states.append((job_id, str(state), attempt))
+        return not self.away
+
+    def ends(self, ended: list[tuple[str, JobState]]) -> bool:
+        self.num_tries += 1
+        if not self.away:
+            self.ended.append(ended)
         return not self.away
 
 
@@ -42,10 +58,20 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def broadcaster(channel: Channel, clock: Clock) -> Broadcaster:
-    made = Broadcaster(channel, 0.05, clock)
+def interest(clock: Clock) -> Interest:
+    return Interest(clock)
+
+
+@pytest.fixture
+def broadcaster(channel: Channel, clock: Clock, interest: Interest) -> Broadcaster:
+    made = Broadcaster(channel, 0.05, clock, interest=interest)
+    made.open("line/1", AttemptRef("line", 1), on_demand=True)
     made.open("a/1", AttemptRef("a", 1))
     made.open("b/2", AttemptRef("b", 2))
+    made.flush()
+    assert channel.states == [("a", "running", 1), ("b", "running", 2)]
+    channel.states.clear()
+    channel.num_tries = 0
     return made
 
 
@@ -66,6 +92,20 @@ def test_seq_counts_code_points_of_all_the_text(broadcaster: Broadcaster, channe
     broadcaster.deltas([delta("a/1", "x")])
     broadcaster.flush()
     assert [write[0][2:] for write in channel.writes] == [(2, "🏒é", "🏒é"), (3, "x", "🏒éx")]
+
+
+def test_that_a_job_runs_is_told_after_an_outage_and_before_its_text(
+    broadcaster: Broadcaster, channel: Channel, clock: Clock
+) -> None:
+    channel.away = True
+    broadcaster.open("c/1", AttemptRef("c", 1))
+    broadcaster.flush()
+    broadcaster.deltas([delta("c/1", "ice")])
+    assert (channel.states, channel.writes) == ([], [])
+    channel.away = False
+    clock.now += REST_SECONDS
+    broadcaster.flush()
+    assert (channel.states, channel.writes) == ([("c", "running", 1)], [[("c", 1, 3, "ice", "ice")]])
 
 
 def test_nothing_new_writes_nothing(broadcaster: Broadcaster, channel: Channel) -> None:
@@ -104,3 +144,110 @@ def test_the_thread_writes_by_itself(channel: Channel) -> None:
     broadcaster.deltas([delta("a/1", "text")])
     wait_until(lambda: channel.writes)
     broadcaster.stop()
+
+
+def test_the_first_text_of_a_job_waits_for_no_interval(channel: Channel) -> None:
+    broadcaster = Broadcaster(channel, 600.0)
+    broadcaster.start()
+    for number, name in enumerate("abc", 1):
+        broadcaster.open(f"{name}/1", AttemptRef(name, 1))
+        broadcaster.deltas([delta(f"{name}/1", "text")])
+        wait_until(lambda: len(channel.writes) == number)  # noqa: B023
+    broadcaster.stop()
+
+
+def test_lines_that_nobody_follows_do_not_hold_up_the_first_text_of_a_job(channel: Channel) -> None:
+    broadcaster = Broadcaster(channel, 600.0)
+    broadcaster.start()
+    broadcaster.open("line/1", AttemptRef("line", 1), on_demand=True)
+    broadcaster.deltas([delta("line/1", "ice")])
+    wait_until(lambda: not broadcaster._new)
+    broadcaster.open("a/1", AttemptRef("a", 1))
+    broadcaster.deltas([delta("line/1", "ice"), delta("a/1", "text")])
+    wait_until(lambda: channel.writes)
+    broadcaster.stop()
+
+
+def test_a_line_that_nobody_follows_costs_redis_nothing(broadcaster: Broadcaster, channel: Channel) -> None:
+    broadcaster.deltas([delta("line/1", "ice")])
+    broadcaster.flush()
+    broadcaster.close("line/1")
+    assert channel.num_tries == 0
+
+
+def test_a_line_followed_while_it_runs_tells_its_whole_text_and_goes_on(
+    broadcaster: Broadcaster, channel: Channel, interest: Interest
+) -> None:
+    broadcaster.deltas([delta("line/1", "ice ")])
+    broadcaster.flush()
+    interest.hear("line")
+    broadcaster.flush()
+    broadcaster.deltas([delta("line/1", "hockey")])
+    broadcaster.close("line/1")
+    assert channel.states == [("line", "running", 1)]
+    assert channel.writes == [[("line", 1, 4, "ice ", "ice ")], [("line", 1, 10, "hockey", "ice hockey")]]
+
+
+def test_a_line_followed_before_it_starts_is_told_from_its_first_word(
+    broadcaster: Broadcaster, channel: Channel, interest: Interest
+) -> None:
+    interest.hear("other")
+    broadcaster.open("other/3", AttemptRef("other", 3), on_demand=True)
+    broadcaster.deltas([delta("other/3", "ice")])
+    broadcaster.flush()
+    assert channel.states == [("other", "running", 3)]
+    assert channel.writes == [[("other", 3, 3, "ice", "ice")]]
+
+
+def test_a_line_whose_readers_are_gone_falls_silent_and_misses_nothing_for_the_next(
+    broadcaster: Broadcaster, channel: Channel, interest: Interest, clock: Clock
+) -> None:
+    interest.hear("line")
+    broadcaster.deltas([delta("line/1", "one ")])
+    broadcaster.flush()
+    clock.now += LAPSE_SECONDS
+    broadcaster.deltas([delta("line/1", "two ")])
+    broadcaster.flush()
+    assert len(channel.writes) == 1
+    interest.hear("line")
+    broadcaster.flush()
+    assert channel.writes[1:] == [[("line", 1, 8, "two ", "one two ")]]
+
+
+def test_news_of_a_reader_wake_the_thread(channel: Channel) -> None:
+    interest = Interest()
+    broadcaster = Broadcaster(channel, 0.01, interest=interest)
+    broadcaster.start()
+    broadcaster.open("line/1", AttemptRef("line", 1), on_demand=True)
+    broadcaster.deltas([delta("line/1", "text")])
+    interest.hear("line")
+    wait_until(lambda: channel.writes)
+    broadcaster.stop()
+
+
+def test_a_line_waits_for_no_write_that_hangs(broadcaster: Broadcaster) -> None:
+    with broadcaster._flushing:
+        broadcaster.open("quick/1", AttemptRef("quick", 1), on_demand=True)
+        broadcaster.ended("quick", JobState.SUCCEEDED)
+        broadcaster.close("quick/1")
+
+
+def test_ends_of_lines_go_in_one_write_whoever_follows(channel: Channel) -> None:
+    broadcaster = Broadcaster(channel, 0.01)
+    ended = [(f"line{number}", JobState.SUCCEEDED) for number in range(3)]
+    for end in ended:
+        broadcaster.ended(*end)
+    broadcaster.start()
+    broadcaster.stop()
+    assert channel.ended == [ended]
+
+
+def test_ends_of_an_outage_are_dropped_and_not_kept(channel: Channel) -> None:
+    channel.away = True
+    broadcaster = Broadcaster(channel, 0.01)
+    broadcaster.start()
+    broadcaster.ended("line", JobState.SUCCEEDED)
+    wait_until(lambda: channel.num_tries)
+    broadcaster.ended("another", JobState.SUCCEEDED)
+    broadcaster.stop()
+    assert (channel.num_tries, len(broadcaster._ends)) == (1, 0)

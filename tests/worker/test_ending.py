@@ -122,6 +122,25 @@ class TestGate:
         gate.done()
         assert consumer.listening == set()
 
+    def test_a_gate_with_slack_opens_once_for_several_ends_and_ends_the_wait(self, consumer: Consumer) -> None:
+        opened: list[object] = []
+        gate = Gate(
+            SimpleNamespace(consumer=consumer), ("interactive", "batch"), "batch", 4, slack=2, on_open=opened.append
+        )
+        for _ in range(4):
+            gate.taken()
+        gate.done()
+        assert consumer.listening == {"interactive"}
+        gate.done()
+        gate.done()
+        assert consumer.listening == {"interactive", "batch"}
+        assert opened == [consumer]
+        gate.taken()
+        gate.taken()
+        assert consumer.listening == {"interactive", "batch"}
+        gate.taken()
+        assert consumer.listening == {"interactive"}
+
     def test_before_the_consumer_exists_nothing_happens(self) -> None:
         gate = Gate(SimpleNamespace(), ("batch",), "batch", limit=1)
         gate.taken()

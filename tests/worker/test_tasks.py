@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from tests.support.stand_in_engine import StandInEngine, StandInVocabulary
 from tests.worker.test_leases import claimed
 from worker import tasks
 from worker.broadcast import Broadcaster, TextEvent
+from worker.claims import ClaimWriter
 from worker.engine.generation import TokenLogprob
 from worker.leases import LeaseKeeper
 from worker.proof import Proofs
@@ -53,6 +54,10 @@ class World:
         if self.away:
             raise StoreUnavailable("away")
         return None if in_company and job_id in self.last_attempts else self.jobs.pop(job_id, None)
+
+    def claim_many(self, job_ids: Collection[str], worker: str) -> dict[str, ClaimedJob]:
+        claimed = {job_id: self.claim(job_id, worker, in_company=True) for job_id in job_ids}
+        return {job_id: job for job_id, job in claimed.items() if job is not None}
 
     def renew(self, refs: Sequence[AttemptRef], worker: str) -> Renewal:
         return Renewal(frozenset(), frozenset(refs), frozenset())
@@ -102,6 +107,8 @@ class Room:
 @pytest.fixture
 def room() -> Iterator[Room]:
     world = World()
+    claims = ClaimWriter(world, "worker")
+    claims.start()
     results = ResultWriter(world)
     results.start()
     broadcaster = Broadcaster(world, 0.05)
@@ -119,11 +126,13 @@ def room() -> Iterator[Room]:
             recipe={"build": "x"},
             proofs=PROVEN,
             leases=leases,
+            claims=claims,
             results=results,
             broadcaster=broadcaster,
             events=world,
         ),
     )
+    claims.stop()
     results.close(5)
     assert leases.num_held == 0, "every stay ends"
 
@@ -135,7 +144,7 @@ def test_a_job_runs_to_a_stored_generation(room: Room) -> None:
     record = outcome.generation
     assert (record.completion, record.finish_reason) == ("ice hockey ", FinishReason.STOP)
     assert (record.prompt_token_ids, record.completion_token_ids) == ((120,), (0, 1, 2))
-    assert record.recipe == {"build": "x", "row_class": "lone"}
+    assert record.recipe == {"build": "x", "row_class": "lone", "exact": True}
     assert record.timings["queued"] == 2.5
 
 
@@ -319,7 +328,7 @@ def test_logprobs_are_stored_with_exact_bytes(room: Room) -> None:
     completion = live.wait(0)
     assert completion is not None
     entry = TokenLogprob(5, b"\xc3", -0.1, top=((6, b"a", -0.2),))
-    outcome = outcome_of(replace(completion, logprobs=[entry]), request, claimed("a"), {})
+    outcome = outcome_of(replace(completion, logprobs=[entry]), request, claimed("a"), {}, {})
     room.engine.live.clear()
     assert isinstance(outcome, Expired)
     assert outcome.generation is not None

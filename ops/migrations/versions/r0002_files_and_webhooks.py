@@ -203,18 +203,23 @@ def _create_webhooks() -> None:
         sa.Column("owner", sa.String(64), nullable=False),
         sa.Column("url", sa.Text(), nullable=False),
         sa.Column("events", JSON, nullable=False),
+        sa.Column("include_batch_lines", sa.Boolean(), nullable=False),
+        sa.Column("description", sa.String(512), nullable=False),
         sa.Column("secret", sa.String(128), nullable=False),
         sa.Column("created_at", INSTANT, nullable=False),
+        sa.Column("disabled_at", INSTANT),
         sa.Column("deleted_at", INSTANT),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhooks")),
     )
     op.create_index("ix_webhooks_owner", "webhooks", ["owner", "id"])
+    op.create_index("ix_webhooks_listening", "webhooks", ["id"], **_where("deleted_at IS NULL AND disabled_at IS NULL"))
     op.create_table(
         "deliveries",
         sa.Column("id", ID, nullable=False),
         sa.Column("webhook_id", ID, nullable=False),
         sa.Column("event_type", sa.String(64), nullable=False),
         sa.Column("object_id", ID, nullable=False),
+        sa.Column("data", JSON, nullable=False),
         sa.Column("created_at", INSTANT, nullable=False),
         sa.Column("next_attempt_at", INSTANT),
         sa.Column("delivered_at", INSTANT),
@@ -223,5 +228,7 @@ def _create_webhooks() -> None:
         sa.ForeignKeyConstraint(["webhook_id"], ["webhooks.id"], name=op.f("fk_deliveries_webhook_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_deliveries")),
     )
-    op.create_index("ix_deliveries_due", "deliveries", ["next_attempt_at"], **_where("next_attempt_at IS NOT NULL"))
+    op.create_index(
+        "ix_deliveries_due", "deliveries", ["webhook_id", "next_attempt_at"], **_where("next_attempt_at IS NOT NULL")
+    )
     op.create_index("ix_deliveries_webhook", "deliveries", ["webhook_id", "id"])

@@ -1,0 +1,99 @@
+"""Answers of live requests in OpenAI's shapes: whole ones, and the chunks of a stream. Pure.
+
+A stream begins with a chunk that names the role, ends with one that has the reason, and `[DONE]` last; with usage if
+it was asked for. Whatever keeps it from its end is told as an error frame: a cut stream never looks finished.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from api.errors import SERVER, error_body
+from jobs.lines import chat_body, text_body
+from jobs.tables import Generation, Job
+
+Kind = Literal["chat", "text"]
+Document = dict[str, Any]
+
+DONE = b"data: [DONE]\n\n"
+_BODIES = {"chat": chat_body, "text": text_body}
+_PREFIXES = {"chat": "chatcmpl", "text": "cmpl"}
+_OBJECTS = {"chat": "chat.completion.chunk", "text": "text_completion"}
+
+
+def whole(kind: Kind, done: Sequence[tuple[Job, Generation]]) -> Document:
+    """The answer of a request that does not stream: a choice for each job."""
+    bodies = [_BODIES[kind](job, generation) for job, generation in done]
+    choices = [{**body["choices"][0], "index": index} for index, body in enumerate(bodies)]
+    usage = usage_of([generation for _, generation in done])
+    return {**bodies[0], "choices": choices, "usage": usage, "penstock": provenance([job for job, _ in done])}
+
+
+def usage_of(generations: Sequence[Generation]) -> Document:
+    """Tokens of all choices. The prompt, which they share, counts once, as it does at OpenAI's."""
+    prompt = generations[0].num_prompt_tokens
+    completion = sum(generation.num_completion_tokens for generation in generations)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def provenance(jobs: Sequence[Job]) -> Document:
+    """An extra key: the jobs behind the choices, and the seeds that make them again."""
+    return {"job_ids": [job.id for job in jobs], "seeds": [job.seed for job in jobs]}
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """Makes the chunks of one stream. `with_usage`: every chunk has the key, the last its value."""
+
+    kind: Kind
+    job_id: str
+    created: int
+    model: str
+    with_usage: bool = False
+
+    def opening(self, index: int) -> bytes:
+        """A chat says who speaks, before there is anything to say."""
+        return self._of(index, {"role": "assistant", "content": "", "refusal": None}) if self.kind == "chat" else b""
+
+    def text(self, index: int, text: str) -> bytes:
+        return self._of(index, {"content": text} if self.kind == "chat" else text)
+
+    def ending(self, index: int, job: Job, generation: Generation) -> bytes:
+        """The reason it ended, and the logprobs of all its tokens if they were asked for."""
+        choice = _BODIES[self.kind](job, generation)["choices"][0]
+        told = {"system_fingerprint": generation.recipe_id, "penstock": provenance([job])}
+        delta: object = {} if self.kind == "chat" else ""
+        return self._of(index, delta, reason=choice["finish_reason"], logprobs=choice["logprobs"], **told)
+
+    def usage(self, generations: Sequence[Generation]) -> bytes:
+        return self._frame({"choices": [], "usage": usage_of(generations)}) if self.with_usage else b""
+
+    def _of(
+        self, index: int, delta: object, *, reason: str | None = None, logprobs: object = None, **told: object
+    ) -> bytes:
+        name = "delta" if self.kind == "chat" else "text"
+        choice = {"index": index, name: delta, "logprobs": logprobs, "finish_reason": reason}
+        return self._frame({"choices": [choice], **({"usage": None} if self.with_usage else {}), **told})
+
+    def _frame(self, rest: Mapping[str, object]) -> bytes:
+        head = {
+            "id": f"{_PREFIXES[self.kind]}-{self.job_id.removeprefix('job_')}",
+            "object": _OBJECTS[self.kind],
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": None,
+        }
+        return data_frame({**head, **rest})
+
+
+def data_frame(document: Mapping[str, object]) -> bytes:
+    """A frame without a name, as OpenAI's streams have them."""
+    return b"data: " + json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def error_frame(message: str, code: str) -> bytes:
+    """The last frame of a stream that did not come to its end."""
+    return data_frame(error_body(message, type=SERVER, param=None, code=code))

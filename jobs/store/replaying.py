@@ -1,0 +1,75 @@
+"""Running a stored generation again: a job like any other, that knows which one it is to be compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobs.errors import InvalidRequest, NotFound
+from jobs.ids import new_id
+from jobs.replay import Told, compare
+from jobs.states import ENDED, JobState, Priority, ReplayResult
+from jobs.store.scope import Scope
+from jobs.tables import Generation, Job, Recipe
+
+COPIED = ("owner", "model", "prompt", "messages", "parameters", "seed", "num_prompt_tokens")
+"""What decides a text besides the recipe; and whose it is."""
+
+
+def replay(scope: Scope, job_id: str, owner: str | None, *, priority: Priority) -> str:
+    """Queue a replay of a succeeded job; its id.
+
+    Raises:
+        NotFound: no such job of this owner.
+        InvalidRequest: it has no whole text to be compared with.
+    """
+    original = scope.connection.execute(sa.select(Job).where(Job.id == job_id)).mappings().one_or_none()
+    if original is None or owner not in {None, original["owner"]}:
+        raise NotFound("job", job_id)
+    if original["state"] != JobState.SUCCEEDED:
+        message = f"Only a job that succeeded can be replayed; {job_id} is {original['state']}."
+        raise InvalidRequest(message, param="id", code="not_replayable")
+    replay_id = new_id("job")
+    row = {name: original[name] for name in COPIED} | {
+        "id": replay_id,
+        "state": JobState.QUEUED,
+        "priority": priority,
+        "replay_of": job_id,
+        "row_class": _row_class(scope, job_id),
+        "max_attempts": scope.settings.max_attempts,
+        "available_at": scope.now,
+        "created_at": scope.now,
+    }
+    scope.connection.execute(sa.insert(Job), [row])
+    return replay_id
+
+
+def _row_class(scope: Scope, job_id: str) -> str | None:
+    query = (
+        sa.select(Recipe.body).join(Generation, Generation.recipe_id == Recipe.id).where(Generation.job_id == job_id)
+    )
+    body = scope.connection.scalar(query)
+    return None if body is None else body.get("row_class")
+
+
+def verdict(scope: Scope, job: Job) -> dict[str, Any] | None:
+    """What the comparison of a replay says, with `of`; None for a job that is no replay."""
+    if job.replay_of is None:
+        return None
+    if job.state not in ENDED:
+        return {"of": job.replay_of, "result": ReplayResult.PENDING}
+    told = [_told(scope, identity) for identity in (job.replay_of, job.id)]
+    if job.state != JobState.SUCCEEDED or told[0] is None or told[1] is None:
+        return {"of": job.replay_of, "result": ReplayResult.UNAVAILABLE}
+    return {"of": job.replay_of, **compare(told[0], told[1])}
+
+
+def _told(scope: Scope, job_id: str) -> Told | None:
+    query = (
+        sa.select(Generation.completion, Generation.completion_token_ids, Recipe.body)
+        .join(Recipe, Recipe.id == Generation.recipe_id)
+        .where(Generation.job_id == job_id)
+    )
+    row = scope.connection.execute(query).one_or_none()
+    return None if row is None else Told(row.completion, row.completion_token_ids, row.body)

@@ -1,0 +1,144 @@
+"""What a round, a place and an estimate cost must not grow with what waits: each statement enters a small index.
+
+PostgreSQL is asked how many rows each plan really read, with statistics of the table and before it has any; SQLite,
+which does not say, for its plan.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from jobs.database import open_engine
+from jobs.states import Priority
+from jobs.store import Store
+from tests.jobs.support import Clock, claim, make_line, make_settings, submit_one, success
+
+NUM_LINES = 2500
+MAX_READ = 600
+"""Rows that one statement may look at: a window of lines and some more, and far fewer than wait."""
+
+
+@pytest.fixture
+def full(database_url: str, clock: Clock) -> Iterator[Store]:
+    """Two large batches and many lines without one that wait, a window in flight, and some ends."""
+    engine = open_engine(database_url)
+    store = Store(engine, settings=make_settings(dispatch_window=64, republish_after_seconds=1000.0), clock=clock)
+    batches = [store.submit([make_line() for _ in range(NUM_LINES)], new_batch=True, owner=owner) for owner in "ab"]
+    for owner in "cde":
+        store.submit([make_line() for _ in range(NUM_LINES // 2)], owner=owner)
+    store.finish_many([(claim(store, job_id).ref, success()) for job_id in batches[0].ids[:50]])
+    chosen = store.to_publish().batch
+    store.mark_published(chosen)
+    refs = [claim(store, job_id).ref for job_id in chosen[:20]]
+    store.finish_many([(ref, success()) for ref in refs[:10]])
+    submit_one(store)
+    store.sample_batches()
+    yield store
+    engine.dispose()
+
+
+def statements_of(store: Store, work: Callable[[], object]) -> list[tuple[str, Any]]:
+    """Every SELECT, and the update of samples, that the work makes."""
+    found: list[tuple[str, Any]] = []
+
+    def note(connection: object, cursor: object, statement: str, parameters: Any, *rest: object) -> None:
+        if statement.startswith(("SELECT", "WITH")) and "pg_catalog" not in statement:
+            found.append((statement.replace(" SKIP LOCKED", ""), parameters))
+
+    sa.event.listen(store.engine, "before_cursor_execute", note)
+    work()
+    sa.event.remove(store.engine, "before_cursor_execute", note)
+    return found
+
+
+def rows_read(node: dict[str, Any]) -> int:
+    """Rows that the scans of a plan looked at, those that they threw away included."""
+    own = 0
+    if "Scan" in node["Node Type"] and node.get("Relation Name") == "jobs":
+        own = node["Actual Rows"] + node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+        own *= node["Actual Loops"]
+    return int(own) + sum(rows_read(child) for child in node.get("Plans", ()))
+
+
+SMALL = re.compile(
+    r"ix_jobs_unpublished \(priority=\? AND batch_id=\?|ix_jobs_unpublished \(priority=\?\)"
+    r"|ix_jobs_published|ix_jobs_lease|ix_jobs_deadline|ix_jobs_batch \(batch_id=\? AND state=\?"
+    r"|sqlite_autoindex_jobs_1 \(id=|\(state=\? AND id=\?\)"
+)
+
+
+def too_much(store: Store, statement: str, parameters: Any) -> str | None:
+    """What a statement does too much of; None when it is small."""
+    with store.engine.begin() as connection:
+        if store.engine.dialect.name == "postgresql":
+            store._scope(connection).prefer_indexes()
+            ((plan,),) = connection.exec_driver_sql("EXPLAIN (ANALYZE, FORMAT JSON) " + statement, parameters).all()
+            (top,) = json.loads(plan) if isinstance(plan, str) else plan
+            num = rows_read(top["Plan"])
+            return f"{num} rows: {statement} {json.dumps(top['Plan'])}" if num > MAX_READ else None
+        rows = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters).all()
+    for detail in (str(row[-1]) for row in rows):
+        if re.match(r"(SCAN|SEARCH) jobs", detail) and not SMALL.search(detail):
+            return f"{detail}: {statement}"
+        if (
+            detail == "USE TEMP B-TREE FOR ORDER BY"
+            and "ix_jobs_unpublished" in str(rows)
+            and "row_number" not in statement
+        ):
+            return f"sorts: {statement}"
+    return None
+
+
+def work_of(store: Store, clock: Clock) -> dict[str, Callable[[], object]]:
+    line = next(job for job in store.list_jobs(limit=100, owner="b")[0] if job.state == "queued" and job.batch_id)
+    loose = store.list_jobs(limit=1, owner="c")[0][0]
+    interactive = store.list_jobs(limit=1, owner="")[0][0]
+    published = next(job for job in store.list_jobs(limit=10_000)[0] if job.published_at is not None)
+    batch = store.get_batch(str(line.batch_id))[0]
+
+    def refill() -> None:
+        clock.move(2000)  # Messages are missing, and the window has room.
+        store.to_publish({Priority.BATCH: 0})
+
+    return {
+        "a round with room": lambda: store.to_publish({Priority.BATCH: 44}),
+        "a sweep": store.sweep,
+        "an emptied Redis": store.unpublish_all,
+        "a sample": store.sample_batches,
+        "rates": lambda: store.batch_rates(batch.id),
+        "the place of a line": lambda: store.queue_position(line),
+        "the place of a line without a batch": lambda: store.queue_position(loose),
+        "the place of an interactive job": lambda: store.queue_position(interactive),
+        "the place of a message": lambda: store.queue_position(published),
+        "a poll": lambda: store.poll_after_seconds(line),
+        "a poll of a batch": lambda: store.poll_after_seconds(batch),
+        "a note of what is published": lambda: store.mark_published([line.id]),
+        "lost messages": refill,
+    }
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["before statistics", "with statistics"])
+def test_nothing_reads_all_that_waits(
+    full: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch, *, known: bool
+) -> None:
+    monkeypatch.setattr("jobs.store.waiting.MAX_COUNTED", 200)
+    if full.engine.dialect.name == "postgresql":
+        with full.engine.connect().execution_options(isolation_level="AUTOCOMMIT", writes=False) as connection:
+            connection.exec_driver_sql("ALTER TABLE jobs SET (autovacuum_enabled = off)")
+            if known:
+                connection.exec_driver_sql("VACUUM ANALYZE")
+    found = {name: statements_of(full, work) for name, work in work_of(full, clock).items()}
+    assert [name for name, statements in found.items() if not statements] == []
+    bad = [
+        f"{name}: {problem}"
+        for name, statements in found.items()
+        for statement, parameters in statements
+        if (problem := too_much(full, statement, parameters))
+    ]
+    assert bad == []
