@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -188,6 +189,10 @@ def test_a_prefix_is_long_or_short_or_none() -> None:
 def test_a_body_that_is_recognised_makes_the_draft_that_it_would_make_unknown(
     model: ServedModel, line: dict[str, Any], again: list[str], seed: int
 ) -> None:
+    try:
+        line = orjson.loads(as_bytes(line))  # what no line can hold is refused before
+    except orjson.JSONDecodeError:
+        return
     url, body = line["url"], line["body"]
     if url not in URLS or not isinstance(body, dict):
         return

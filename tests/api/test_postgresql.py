@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.api.batch_stage import batch, chat_line, create, created, job_line, lines_of, office, uploaded
 from tests.api.stage import Api, LiveServer, run_to_end, text_of
 
 TEXT = "Eis 🏒 \u2028 \ufffe \x01 '; DROP TABLE jobs; --"
@@ -36,6 +37,34 @@ def test_a_batch_is_taken_once_listed_and_cancelled(api: Api) -> None:
     assert (answer["status"], answer["counts"]["cancelled"]) == ("cancelled", 20)
 
 
+def test_a_file_goes_in_and_its_results_come_back(api: Api) -> None:
+    clerk = office(api)
+    made = created(api, [chat_line("ä 🏒"), b"{", job_line("j")], metadata={TEXT[:5]: TEXT})
+    clerk.work()
+    clerk.run(made["id"])
+    clerk.work()
+    done = batch(api, made["id"])
+    assert (done["status"], done["metadata"]) == ("completed", {TEXT[:5]: TEXT})
+    assert done["request_counts"] == {"total": 3, "completed": 1, "failed": 2}
+    assert [line["custom_id"] for line in lines_of(api, done["output_file_id"])] == ["ä 🏒"]
+    assert [line["error"]["line"] for line in lines_of(api, done["error_file_id"])] == [2, 3]
+    events = api.client.get(f"/v1/batches/{made['id']}/events").text
+    assert events.count("event: line") == 3
+    assert api.store.audit() == []
+
+
+def test_a_batch_is_made_once_and_listed(api: Api) -> None:
+    file, headers = uploaded(api, [chat_line("a")]), {"Idempotency-Key": "k"}
+    first, again = (create(api, file["id"], headers=headers) for _ in range(2))
+    silent = create(api, file["id"], headers={"x-stainless-retry-count": "1"})
+    other = create(api, file["id"], headers={"x-stainless-retry-count": "1"})
+    assert first.json()["id"] == again.json()["id"]
+    assert silent.json()["id"] == other.json()["id"]
+    page = api.client.get("/v1/batches").json()
+    assert [one["id"] for one in page["data"]] == [silent.json()["id"], first.json()["id"]]
+    assert [one["id"] for one in api.client.get("/v1/files").json()["data"]] == [file["id"]]
+
+
 @pytest.mark.parametrize("bad", [r"\u0000", r"\ud800"])
 def test_text_that_postgresql_cannot_hold_is_refused_before_it_gets_there(api: Api, bad: str) -> None:
     raw = f'{{"prompt": "x", "metadata": {{"k": "{bad}"}}}}'
@@ -44,7 +73,7 @@ def test_text_that_postgresql_cannot_hold_is_refused_before_it_gets_there(api: A
     assert api.num_jobs() == 0
 
 
-@pytest.mark.parametrize("path", ["/v1/jobs/job_%00", "/v1/batches/batch_%00"])
+@pytest.mark.parametrize("path", ["/v1/jobs/job_%00", "/v1/batches/batch_%00", "/v1/files/file-%00"])
 def test_an_id_that_postgresql_cannot_hold_is_not_found(api: Api, path: str) -> None:
     assert api.client.get(path).status_code == 404
 

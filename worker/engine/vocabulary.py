@@ -13,7 +13,7 @@ import json
 import re
 import secrets
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from worker.engine.generation import Prompt
 
 _NORMAL_BREAK = "\n"
 _ROLES = ("system", "user", "assistant")
+_SPACE = " \t\n\r\v\f"
 MAX_SKELETONS = 256
 """Sequences of roles whose rendered template is remembered; the chats of a batch tend to share one."""
 
@@ -40,6 +41,20 @@ class _Place(NamedTuple):
     """Where the text of a message goes."""
 
     message: int
+
+
+class _Text(NamedTuple):
+    """A run of text between control tokens."""
+
+    pieces: tuple[str | _Place, ...]
+    strip_left: bool
+    strip_right: bool
+
+    def filled(self, messages: Sequence[Mapping[str, str]]) -> str:
+        text = "".join([p if isinstance(p, str) else messages[p.message]["content"] for p in self.pieces])
+        if self.strip_left:
+            text = text.lstrip(_SPACE)
+        return text.rstrip(_SPACE) if self.strip_right else text
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
@@ -203,15 +218,10 @@ class Vocabulary:
         skeleton = self._skeleton(tuple(message["role"] for message in checked))
         if skeleton is None:
             return self._render(_fold_system(checked))
-        out: list[int | str] = []
-        for part in skeleton:
-            if isinstance(part, int):
-                out.append(part)
-            else:
-                _append_text(out, checked[part.message]["content"] if isinstance(part, _Place) else part)
-        return [part for part in self._strip(out) if part != ""]
+        filled = [part if isinstance(part, int) else part.filled(checked) for part in skeleton]
+        return [part for part in filled if part != ""]
 
-    def _render_skeleton(self, roles: tuple[str, ...]) -> tuple[int | str | _Place, ...] | None:
+    def _render_skeleton(self, roles: tuple[str, ...]) -> tuple[int | _Text, ...] | None:
         """A chat of these roles with places instead of its texts: the template never sees a text. None: it has no
         place for system messages."""
         nonce = secrets.token_hex(8)
@@ -221,13 +231,13 @@ class Vocabulary:
                 return None
             if _mark(nonce, index) not in rendered:
                 raise ValueError(f"messages[{index}].role: the model's chat template has no place for it")
-        out: list[int | str | _Place] = []
+        runs: list[int | list[str | _Place]] = [[]]
         for position, text in enumerate(re.split(f"<{nonce}:([0-9]+)>", rendered)):
             if position % 2:
-                out.append(_Place(int(text)))
+                _append_text(runs, _Place(int(text)))
             else:
-                self._append_template(out, text)
-        return tuple(part for part in out if part != "")
+                self._append_template(runs, text)
+        return tuple(self._stripped(runs))
 
     def _render_marked(self, roles: Sequence[str], nonce: str) -> str:
         marked = [{"role": role, "content": _mark(nonce, index)} for index, role in enumerate(roles)]
@@ -241,23 +251,23 @@ class Vocabulary:
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise ValueError(f"messages: the model's chat template refuses them: {error}") from error
 
-    def _append_template(self, out: list[int | str | _Place], text: str) -> None:
+    def _append_template(self, runs: list[int | list[str | _Place]], text: str) -> None:
         start = 0
         for match in self._special_pattern.finditer(text) if self._special_pattern else ():
-            out += [text[start : match.start()], self._special[match.group()]]
+            _append_text(runs, text[start : match.start()])
+            runs.append(self._special[match.group()])
             start = match.end()
-        out.append(text[start:])
+        _append_text(runs, text[start:])
 
-    def _strip(self, parts: list[int | str]) -> list[int | str]:
-        out = list(parts)
-        for index, part in enumerate(parts):
-            if not isinstance(part, int):
-                continue
-            if part in self._strips_right and index + 1 < len(out) and isinstance(following := out[index + 1], str):
-                out[index + 1] = following.lstrip(" \t\n\r\v\f")
-            if part in self._strips_left and index > 0 and isinstance(before := out[index - 1], str):
-                out[index - 1] = before.rstrip(" \t\n\r\v\f")
-        return out
+    def _stripped(self, runs: Sequence[int | list[str | _Place]]) -> Iterator[int | _Text]:
+        """Runs of text, stripped where the control tokens beside them ask for it."""
+        for index, run in enumerate(runs):
+            if isinstance(run, int):
+                yield run
+            elif run:
+                before = runs[index - 1] if index > 0 else None
+                after = runs[index + 1] if index + 1 < len(runs) else None
+                yield _Text(tuple(run), before in self._strips_right, after in self._strips_left)
 
 
 def _any_of(texts: Any) -> re.Pattern[str] | None:
@@ -265,11 +275,11 @@ def _any_of(texts: Any) -> re.Pattern[str] | None:
     return re.compile("|".join(ordered)) if ordered else None
 
 
-def _append_text(out: list[int | str], text: str) -> None:
-    if out and isinstance(last := out[-1], str):
-        out[-1] = last + text
-    else:
-        out.append(text)
+def _append_text(runs: list[int | list[str | _Place]], piece: str | _Place) -> None:
+    if not isinstance(last := runs[-1], list):
+        runs.append(last := [])
+    if piece != "":
+        last.append(piece)
 
 
 def _mark(nonce: str, index: int) -> str:
