@@ -11,6 +11,7 @@ from typing import Any
 from ops.bench.engines import Bench, EngineRun, Kind
 from ops.bench.server import Server, found, server
 from ops.bench.workload import Workload
+from ops.bench.workload import workload as variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +68,11 @@ def _rounds(bench: Bench, beside: Server | None, workload: Workload, kind: Kind,
     runs: list[EngineRun] = []
     raw: list[float] = []
     theirs: list[float] = []
-    for _ in range(rounds):
+    for number in range(rounds):
+        work = variant(workload.name, len(workload.work), number).work
         if beside is not None:
-            theirs.append(beside.run(workload.work, kind).per_second)
-        run, raw_seconds = bench.run_and_replay(workload.work, kind)
+            theirs.append(beside.run(work, kind).per_second)
+        run, raw_seconds = bench.run_and_replay(work, kind)
         runs.append(run)
         raw.append(run.rate.num_tokens / raw_seconds)
     mine = [run.rate.per_second for run in runs]

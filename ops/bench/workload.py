@@ -29,6 +29,7 @@ class Workload:
     name: str
     title: str
     work: Sequence[Work]
+    variant: int = 0
 
     @property
     def context_tokens(self) -> int:
@@ -40,32 +41,33 @@ def _words(rng: random.Random, count: int) -> str:
     return " ".join(rng.choices(_WORDS.split(), k=count))
 
 
-def short_chats(count: int, *, prompt_tokens: int = 55, max_tokens: int = 64) -> Sequence[Work]:
+def short_chats(count: int, variant: int = 0, *, prompt_tokens: int = 55, max_tokens: int = 64) -> Sequence[Work]:
     """`count` jobs of one length: many short questions at once."""
-    rng = random.Random(0)
+    rng = random.Random(3 * variant)
     return [Work(_words(rng, prompt_tokens - 1), max_tokens, seed) for seed in range(count)]
 
 
-def long_prompts(count: int) -> Sequence[Work]:
+def long_prompts(count: int, variant: int = 0) -> Sequence[Work]:
     """Much to read and little to say: 900 + 32 tokens."""
-    return short_chats(count, prompt_tokens=900, max_tokens=32)
+    return short_chats(count, variant, prompt_tokens=900, max_tokens=32)
 
 
-def shared_prefix(count: int) -> Sequence[Work]:
+def shared_prefix(count: int, variant: int = 0) -> Sequence[Work]:
     """The same 400 tokens before 30 own ones, 30 to complete."""
-    rng = random.Random(1)
+    rng = random.Random(3 * variant + 1)
     system = _words(rng, 399)
     return [Work(f"{system} {_words(rng, 30)}", 30, seed) for seed in range(count)]
 
 
-def mixed_lengths(count: int) -> Sequence[Work]:
+def mixed_lengths(count: int, variant: int = 0) -> Sequence[Work]:
     """Prompts of 10 to 1,500 tokens (most of them short), outputs of 5 to 200."""
     rng = random.Random(2)
+    words = random.Random(3 * variant + 2)
     lengths = [round(10 * 150 ** rng.random()) for _ in range(count)]
-    return [Work(_words(rng, length - 1), rng.randint(5, 200), seed) for seed, length in enumerate(lengths)]
+    return [Work(_words(words, length - 1), rng.randint(5, 200), seed) for seed, length in enumerate(lengths)]
 
 
-_MAKERS: Mapping[str, tuple[str, Callable[[int], Sequence[Work]]]] = {
+_MAKERS: Mapping[str, tuple[str, Callable[[int, int], Sequence[Work]]]] = {
     "short": ("short chats, 55 + 64 tokens", short_chats),
     "long": ("long prompts, 900 + 32 tokens", long_prompts),
     "shared": ("400 tokens shared, 30 + 30 own", shared_prefix),
@@ -74,7 +76,8 @@ _MAKERS: Mapping[str, tuple[str, Callable[[int], Sequence[Work]]]] = {
 NAMES = tuple(_MAKERS)
 
 
-def workload(name: str, count: int) -> Workload:
-    """The workload of that name, with `count` jobs."""
+def workload(name: str, count: int, variant: int = 0) -> Workload:
+    """The workload of that name, with `count` jobs. Variants have the same lengths and other words, so that a prompt
+    cache gains nothing from an earlier round."""
     title, make = _MAKERS[name]
-    return Workload(name, title, make(count))
+    return Workload(name, title, make(count, variant), variant)

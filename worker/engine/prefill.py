@@ -130,7 +130,7 @@ class Prefiller:
                 if len(window) < size or lead not in window:
                     continue
                 rows = self._rows_in(window)
-                part = size * rows / sum(map(self._rows_alone, window))
+                part = size * rows / sum(self._whole_tiles(_num_left(sequence)) for sequence in window)
                 if rows < lead.block and size * rows <= room and part < least:
                     best, least = window, part
         return best
@@ -143,7 +143,10 @@ class Prefiller:
     def _rows_alone(self, sequence: Running) -> int:
         """Rows for the next part of a prompt's end in a call of its own: whole tiles, and never a whole block."""
         most = max(sequence.block - self._tile, self._tile)
-        return min(-(-_num_left(sequence) // self._tile) * self._tile, most)
+        return min(self._whole_tiles(_num_left(sequence)), most)
+
+    def _whole_tiles(self, rows: int) -> int:
+        return -(-rows // self._tile) * self._tile
 
     def _num_blocks_left(self, sequence: Running) -> int:
         """Blocks still to compute; with the padded end of a long prompt, for which attention is quicker that way."""

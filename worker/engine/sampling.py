@@ -24,7 +24,7 @@ SAMPLER_CHAIN = "bias,penalty,grammar,top_k,top_p,min_p,temperature,draw/2"
 
 _SPAN = 128
 """Weights are summed in spans of this many, and the draw searches the spans first: no running sum over all."""
-_MOST_DRAWS = 16
+_MOST_DRAWS = 4
 """Draws that a grammar may refuse before all tokens are put to it at once."""
 
 Logits = NDArray[np.float32]
