@@ -142,7 +142,7 @@ def _load(client: httpx.Client, store: Store, settle_seconds: float) -> Iterator
         "logit_bias": {"2": -100, "32000": -100, "32007": -100},
     }
     made = client.post("/v1/jobs", json={"jobs": [line] * LOAD_LINES}).raise_for_status().json()
-    wait_until(lambda: store.list_workers(30)[0].details.get("waiting"), START_SECONDS)
+    wait_until(lambda: store.list_workers(30)[0].busy_slots >= store.settings.slots, START_SECONDS)
     time.sleep(settle_seconds)
     try:
         yield
