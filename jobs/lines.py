@@ -151,7 +151,6 @@ def job_body(job: Job, generation: Generation) -> Document:
         "metadata": _steady(job.job_metadata),
         "batch_id": job.batch_id,
         "replay": None,
-        "replay": None,
         "status_url": f"/v1/jobs/{job.id}",
         "events_url": f"/v1/jobs/{job.id}/events",
     }
