@@ -14,6 +14,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import orjson
+
 from jobs.errors import InvalidRequest
 
 MAX_CUSTOM_ID = 512
@@ -33,7 +35,6 @@ JOB_FIELDS = frozenset(
 """What `job` may hold: fields of `NewJob`. `seed` null or absent: drawn when the line is taken in."""
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
-_decode = json.JSONDecoder().raw_decode
 
 
 class CheckedLine(NamedTuple):
@@ -124,7 +125,7 @@ def read(chunks: Iterable[bytes], start: int = 0) -> Iterator[CheckedLine]:
 
 
 def _line(text: bytes, start: int, end: int) -> CheckedLine:
-    found, _ = _decode(text.decode())
+    found = orjson.loads(text)
     if "error" in found:
         return CheckedLine(start, end, found["n"], found["id"], error=found["error"])
     return CheckedLine(start, end, found["n"], found["id"], found["url"], found["job"], found["order"])
