@@ -34,6 +34,29 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[str, ...], NoDecode] = ()
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
     max_jobs_per_request: Annotated[int, Field(ge=1)] = 1000
+    silent_retry_seconds: Annotated[float, Field(ge=0)] = Field(
+        default=600.0, description="So long a client's own retry of a create is recognised by its identical body."
+    )
+
+    # Files and batches
+    files_url: str = Field(
+        default="", description="Where files are stored, as fsspec writes it (`s3://bucket/prefix`); empty: in `home`."
+    )
+    max_file_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024**3
+    max_line_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
+    max_batch_lines: Annotated[int, Field(ge=1)] = 10_000_000
+    max_completion_window_seconds: Annotated[float, Field(gt=0)] = 30 * 24 * 3600.0
+    file_interval_seconds: Annotated[float, Field(gt=0)] = Field(
+        default=1.0, description="How often the files of a running batch grow."
+    )
+    key_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="JSON: share of the dispatch window by owner; 1 where nothing is said."
+    )
+
+    # Webhooks
+    webhook_allow_private: bool = Field(default=False, description="Deliver to loopback and private addresses too.")
+    webhook_timeout_seconds: Annotated[float, Field(gt=0)] = 15.0
+    webhook_max_attempts: Annotated[int, Field(ge=1)] = 12
 
     # The model and the engine
     model: str = Field(default="phi-3-mini", description="demo | phi-3-mini | hf:OWNER/REPO/FILE.gguf | a path.")
