@@ -40,6 +40,7 @@ def replaced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         (["audit"], ["jobs.audit"]),
         (["jobs", "requeue", "job_1"], ["jobs.admin", "requeue", "job_1"]),
         (["chaos", "--jobs", "9", "--help"], ["ops.chaos", "--jobs", "9", "--help"]),
+        (["bench", "--tune", "--help"], ["ops.bench", "--tune", "--help"]),
     ],
 )
 def test_a_role_replaces_the_command(

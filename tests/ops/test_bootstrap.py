@@ -157,3 +157,18 @@ def test_the_lock_holds_every_package_that_is_asked_for() -> None:
     lock = bootstrap.LOCK.read_text(encoding="utf-8")
     for name in names:
         assert locked_version(lock, name)
+
+
+@pytest.mark.parametrize(
+    ("backend", "option"),
+    [("cpu", ""), ("cuda", "GGML_CUDA"), ("ROCm", "GGML_HIP"), ("vulkan", "GGML_VULKAN"), ("metal", "GGML_METAL")],
+)
+def test_a_backend_is_built_by_its_option_and_the_callers_stay(backend: str, option: str) -> None:
+    words = bootstrap.with_backend("-DCMAKE_CUDA_ARCHITECTURES=90", backend)
+    assert words.endswith("-DCMAKE_CUDA_ARCHITECTURES=90")
+    assert option in words
+
+
+def test_a_backend_that_is_unknown_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(bootstrap.SetupFailed, match=r"cuda.*vulkan"):
+        bootstrap.with_backend("", "tpu")

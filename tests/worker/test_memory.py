@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from jobs.settings import Settings
 from tests.worker.gguf_files import phi_like, write
 from worker.engine.model import ModelOptions
 from worker.gguf_header import Header, read_header
-from worker.loading import fit
+from worker.loading import fit, options_of, spare_cell_bytes
 from worker.memory import WORKING_BYTES, Need, TooLittleMemory, _cgroup_bytes, available_bytes, plan_context
 from worker.sources import ModelUnavailable
 
@@ -76,3 +77,17 @@ def test_a_cgroup_limit_counts_file_pages_as_free(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("max\n")
     assert _cgroup_bytes(tmp_path) is None
     assert available_bytes() > 0
+
+
+def test_cells_outside_the_slots_get_what_was_asked_for_and_an_eighth_of_what_is_free_at_most() -> None:
+    settings = Settings(spare_cells_mib=512)
+    assert spare_cell_bytes(settings, 64 * GIB) == 512 * 2**20
+    assert spare_cell_bytes(settings, GIB) == GIB // 8
+    assert spare_cell_bytes(Settings(spare_cells_mib=0), 64 * GIB) == 0
+
+
+def test_the_parts_of_a_split_model_are_read_from_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_TENSOR_SPLIT", "3, 1")
+    monkeypatch.setenv("PENSTOCK_MAIN_GPU", "1")
+    options = options_of(Settings())
+    assert (options.tensor_split, options.main_gpu) == ((3.0, 1.0), 1)
