@@ -5,7 +5,7 @@ UV ?= uv
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test bench demo-model lint lock clean
+.PHONY: setup demo test bench fuzz demo-model lint lock clean
 
 setup: $(READY)
 
@@ -21,6 +21,9 @@ test: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m ops.bench
+
+fuzz: $(READY)
+	$(BIN)/python -m ops.fuzz
 
 demo-model: $(READY)
 	$(BIN)/python -m ops.demo_model.train

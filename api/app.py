@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from api import docs, errors
 from api.access import Access
+from api.crowd import Crowd
 from api.limits import BodyLimit
 from api.routes import batches, completions, files, health, jobs, models, replays, responses, streams, webhooks
 from api.services import Services
@@ -48,6 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
     docs.install(app)
     # The last added is the outermost.
     app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes)
+    app.add_middleware(Crowd, max_requests=settings.max_requests, max_body_bytes=settings.max_held_bytes)
     app.add_middleware(errors.LastResort)
     app.add_middleware(Access)
     return app

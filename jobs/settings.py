@@ -33,6 +33,12 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     api_keys: Annotated[tuple[str, ...], NoDecode] = ()
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
+    max_requests: Annotated[int, Field(ge=1)] = Field(
+        default=512, description="Requests that wait for an answer at once; as many live completions beside them."
+    )
+    max_held_bytes: Annotated[int, Field(ge=1024)] = Field(
+        default=64 * 1024 * 1024, description="Bodies of requests that are held at once."
+    )
     max_jobs_per_request: Annotated[int, Field(ge=1)] = 1000
     silent_retry_seconds: Annotated[float, Field(ge=0)] = Field(
         default=600.0, description="So long a client's own retry of a create is recognised by its identical body."
