@@ -1,8 +1,8 @@
 """The bounds on what all requests together may hold: how many wait for an answer, and the bytes of their bodies.
 
 A crowd beyond them is told to come back (503 with `Retry-After`) before its bodies are in memory: so the API stays
-small whatever comes, and who was let in is served. Health checks always are. Readers of streams are not counted once their
-stream has begun, and live completions, which wait for a model, have a door of their own.
+small whatever comes, and who was let in is served. Health checks always are. Readers of streams are not counted once
+their stream has begun, and live completions, which wait for a model, have a door of their own.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """More callers than the API lets in at once: `python -m ops.bench.load`.
 
 The real API, dispatcher and worker (its engine answers at once); many callers that submit single jobs and lists,
-complete chats live, follow jobs and read them back, each as fast as it is answered. Refused calls (429, 503) must say when to
-come back, and are sent again. Measured: answers a second, refusals, the API's memory. Checked: no other error, and at
-the end every job that was accepted has ended well, exactly those jobs are stored, and the audit is clean.
+complete chats live, follow jobs and read them back, each as fast as it is answered. Refused calls (429, 503) must say
+when to come back, and are sent again. Measured: answers a second, refusals, the API's memory. Checked: no other error,
+and at the end every job that was accepted has ended well, exactly those jobs are stored, and the audit is clean.
 
 A driver of our own and not locust: what counts here is which ids were accepted and what became of each, which is ours
 to know; and calls from one event loop leave the two cores to what is measured.
@@ -18,9 +18,11 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 from rich.console import Console
@@ -96,17 +98,13 @@ class Callers:
 
     async def _call_on(self, http: httpx.AsyncClient, number: int) -> None:
         dice = random.Random(number)
-        kinds: list[Callable[[httpx.AsyncClient, random.Random, str], Awaitable[httpx.Response]]] = [
-            _submit, _submit, _submit, _submit_many, _chat, _follow, _read,
-        ]  # fmt: skip
         mine: list[str] = []
         for call in range(self._calls):
             if time.monotonic() > self._give_up_at:
                 return
-            kind = dice.choice(kinds) if mine else _submit
+            kind = dice.choice(KINDS) if mine else _submit
             job_id = dice.choice(mine) if mine else ""
-            key = f"load-{number}-{call}"
-            await self._answered(lambda kind=kind, key=key, job_id=job_id: kind(http, key, job_id), kind.__name__, mine)
+            await self._answered(partial(kind, http, f"load-{number}-{call}", job_id), kind.__name__, mine)
 
     async def _answered(self, send: Callable[[], Awaitable[httpx.Response]], name: str, mine: list[str]) -> None:
         """Send until it is not refused; note what became of it."""
@@ -156,6 +154,8 @@ async def _read(http: httpx.AsyncClient, _: str, job_id: str) -> httpx.Response:
     return await http.get(f"/v1/jobs/{job_id}")
 
 
+Call = Callable[[httpx.AsyncClient, str, str], Coroutine[Any, Any, httpx.Response]]
+KINDS: tuple[Call, ...] = (_submit, _submit, _submit, _submit_many, _chat, _follow, _read)
 _MAKING = frozenset({"_submit", "_submit_many", "_chat"})
 
 

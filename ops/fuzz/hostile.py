@@ -155,7 +155,7 @@ def _gigantic(dice: Dice) -> Attack:
         ]
     )
     path = dice.choice(["/v1/jobs", "/v1/chat/completions", "/v1/completions"])
-    refused = name != "logit_bias" or "9" * 5000 in value
+    refused = name != "logit_bias" or len(str(value)) < 10_000
     return _post(
         "gigantic", path, {**_BODIES[path], name: value}, refused=refused, field=name[:20] if refused else None
     )

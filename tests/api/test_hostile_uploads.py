@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -61,7 +62,7 @@ def test_a_form_cut_anywhere_is_refused_and_leaves_nothing(api: Api, tmp_path: P
 @given(cuts=st.sets(st.integers(1, len(form(LINES)) - 1), max_size=12))
 def test_a_form_is_the_same_wherever_its_pieces_end(api: Api, cuts: set[int]) -> None:
     whole, places = form(LINES), [0, *sorted(cuts), len(form(LINES))]
-    pieces = (whole[start:end] for start, end in zip(places, places[1:], strict=False))
+    pieces = (whole[start:end] for start, end in pairwise(places))
     reply = api.client.post("/v1/files", content=pieces, headers=FORM)
     assert reply.json()["lines"] == {"total": 2, "invalid": 0}, reply.text
 
@@ -77,7 +78,7 @@ def test_a_form_is_the_same_wherever_its_pieces_end(api: Api, cuts: set[int]) ->
         (b'{"a": NaN}', "invalid_json"),
         (b'{"a": Infinity}', "invalid_json"),
         (b'{"a": -Infinity}', "invalid_json"),
-        (b'{"a": 1e999, "custom_id": "x"}', "missing_field"),
+        (b'{"a": 1e999, "custom_id": "x"}', "invalid_json"),
         (b'{"custom_id": "x", "method": "POST", "url": "/v1/jobs", "body": {"prompt": "a"', "invalid_json"),
         (b'{"a":' * 200 + b"1" + b"}" * 200, "invalid_json"),
         (b"[" * 100_000, "invalid_json"),
@@ -197,8 +198,9 @@ def test_lengths_that_make_no_sense_end_in_a_refusal_or_a_closed_connection(
     live: LiveServer, tmp_path: Path, headers: dict[str, str]
 ) -> None:
     with connected(live, headers | {"Connection": "close"}) as connection:
-        connection.sendall(b"zz\r\n" + form(LINES))
-        connection.shutdown(socket.SHUT_WR)
+        with suppress(OSError):  # it may have hung up already
+            connection.sendall(b"zz\r\n" + form(LINES))
+            connection.shutdown(socket.SHUT_WR)
         answer = connection.recv(64)
         assert not answer or answer.split()[1] in {b"400", b"413"}
     assert live.client.get("/health/live").status_code == 200

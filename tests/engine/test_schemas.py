@@ -84,7 +84,7 @@ def walked(vocabulary: Vocabulary, schema: dict[str, Any], seed: int, most: int 
     grammar = ModelGrammar(vocabulary._vocab, np.arange(vocabulary.size), vocabulary.grammar(schema))
     dice = random.Random(seed)
     try:
-        return "".join(piece.decode() for piece in pieces(vocabulary, grammar, dice, most))
+        return b"".join(pieces(vocabulary, grammar, dice, most)).decode()
     except RuntimeError:
         return None
     finally:

@@ -99,7 +99,8 @@ class _Ways:
         if kind == "SUBPATTERN" and not what[1] and not what[2]:
             return self._follow(what[3], at)
         if kind in {"MAX_REPEAT", "MIN_REPEAT"}:
-            return self._repeat(*what, at)
+            least, most, items = what
+            return self._repeat(least, most, items, at)
         raise PatternRefused("a pattern looks around or back, which is not served")
 
     def _either(self, branches: Iterable[Any], at: int) -> int:
