@@ -20,6 +20,13 @@ _MEANINGS = {
 }
 
 
+JSON_OR_STREAM: dict[str, Any] = {
+    "application/json": {"schema": {"type": "object"}},
+    "text/event-stream": {"schema": {"type": "string"}},
+}
+"""What an endpoint answers whose caller chooses, for its documentation."""
+
+
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What an endpoint may answer instead, for its documentation."""
     return {status: {"model": ErrorReply, "description": _MEANINGS[status]} for status in statuses}
