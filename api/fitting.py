@@ -21,6 +21,8 @@ from jobs.states import Priority
 from worker.engine.vocabulary import Vocabulary
 
 MAX_CHARACTER_BYTES = 4
+MAX_REMEMBERED_CHARACTERS = 64 * 1024
+"""A longer schema is judged anew each time: what is remembered must stay small."""
 KNOBS = set(Parameters.model_fields) - {"seed"}
 
 
@@ -114,7 +116,9 @@ def _check_response_format(draft: Draft, vocabulary: Vocabulary) -> None:
         return
     if wanted.schema_body is None:
         raise draft.refusal("it is missing", "response_format", "json_schema", code="missing_field")
-    reason = _why_no_grammar(vocabulary, json.dumps(wanted.schema_body))
+    schema = json.dumps(wanted.schema_body)
+    judge = _why_no_grammar if len(schema) <= MAX_REMEMBERED_CHARACTERS else _why_no_grammar.__wrapped__
+    reason = judge(vocabulary, schema)
     if reason is not None:
         raise draft.refusal(reason, "response_format", "json_schema", code="invalid_json_schema")
 
