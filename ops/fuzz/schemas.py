@@ -95,8 +95,8 @@ def _doubling_parts() -> Schema:
 
 def _a_chain() -> Schema:
     """Longer than any stack."""
-    definitions: Schema = {"a1500": {"type": "string"}}
-    for index in range(1500):
+    definitions: Schema = {"a1000": {"type": "string"}}
+    for index in range(1000):
         definitions[f"a{index}"] = {"type": "array", "items": {"$ref": f"#/$defs/a{index + 1}"}}
     return {"$defs": definitions, "type": "array", "items": {"$ref": "#/$defs/a0"}}
 

@@ -98,10 +98,10 @@ def pieces(vocabulary: Vocabulary, grammar: ModelGrammar, dice: random.Random, m
         allowed = np.flatnonzero(logits != -np.inf)
         assert len(allowed), "nothing may come"
         ends = [token for token in allowed if vocabulary.is_end(token)]
-        plain = [token for token in allowed if len(vocabulary.piece(token)) in (1, 2, 3, 4)] or list(allowed)
         if ends:
             return
-        token = int(dice.choice(plain))
+        closing = [token for token in allowed if vocabulary.piece(token) in (b'"', b"}", b"]")]
+        token = int(dice.choice(closing if closing and dice.random() < 0.3 else list(allowed)))
         grammar.accept(token)
         yield vocabulary.piece(token)
     raise RuntimeError("no end")
