@@ -84,9 +84,10 @@ def examine(schema: Any, findings: Findings) -> Findings:
     return findings
 
 
-def examine_url(url: str, *, seed: int, num_cases: int, cases_an_operation: int = 60) -> Findings:
-    """Examine a running API, one seed after another, until so many cases have run."""
+def examine_url(url: str, *, seed: int, num_cases: int) -> Findings:
+    """Examine a running API, one seed after another, until so many cases have run or something was found."""
     findings = Findings()
+    cases_an_operation = max(5, min(50, num_cases // 50))
     while findings.num_cases < num_cases and not findings.failures:
         config = settings(seed=seed, cases_an_operation=cases_an_operation)
         before = findings.num_cases
