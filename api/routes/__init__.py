@@ -22,7 +22,7 @@ _MEANINGS = {
 
 JSON_OR_STREAM: dict[str, Any] = {
     "application/json": {"schema": {"type": "object"}},
-    "text/event-stream": {"schema": {"type": "string"}},
+    "text/event-stream": {},
 }
 """What an endpoint answers whose caller chooses, for its documentation."""
 

@@ -192,7 +192,9 @@ def _header(dice: Dice) -> Attack:
             ("X-" + "H" * 4000, "v"),
         ]
     )  # fmt: skip
-    return _post("header", path, _BODIES[path], headers={name: value}, broken_http=len(name + value) > 8000)
+    return _post(
+        "header", path, _BODIES[path], headers={name: value}, broken_http=len(name + value) > 8000 or "\x7f" in value
+    )
 
 
 def _http(dice: Dice) -> Attack:
@@ -230,7 +232,14 @@ def _stray(dice: Dice) -> Attack:
 
 def _query(dice: Dice) -> Attack:
     query = dice.choice(_QUERIES).encode().decode("latin-1").replace(" ", "+")
-    return Attack("query", "GET", f"{dice.choice(_LISTS)}?{query}", b"", {}, broken_http=len(query) > 60_000)
+    return Attack(
+        "query",
+        "GET",
+        f"{dice.choice(_LISTS)}?{query}",
+        b"",
+        {},
+        broken_http=not query.isascii() or len(query) > 60_000,
+    )
 
 
 def _form(dice: Dice) -> Attack:
