@@ -173,9 +173,9 @@ def _compressed(dice: Dice) -> Attack:
     """A hundred megabytes of nothing in a hundred kilobytes."""
     path = dice.choice([*_BODIES, "/v1/files"])
     encoding = dice.choice(["gzip", "deflate", "br", "zstd", "gzip, gzip", "x-unknown"])
-    packer = gzip.compress if encoding.startswith("gzip") else zlib.compress
     kind = {"Content-Type": "multipart/form-data; boundary=b"} if path == "/v1/files" else JSON
-    body = packer(b" " * 20_000_000, 1)
+    plain = b" " * 20_000_000
+    body = gzip.compress(plain, 1, mtime=0) if encoding.startswith("gzip") else zlib.compress(plain, 1)
     headers = {**kind, "Content-Encoding": encoding}
     return Attack("compressed", "POST", path, body, headers, field="Content-Encoding", refused=True)
 
