@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from api.wire import (
@@ -91,14 +91,14 @@ def _attempt_object(attempt: Attempt) -> AttemptObject:
     )
 
 
-def model_object(model: Model) -> ModelObject:
-    """An announced model, as OpenAI's clients list it."""
+def model_object(model: Model, exact: Mapping[str, bool] | None) -> ModelObject:
+    """An announced model, as OpenAI's clients list it. `exact`: by row class (`api.models.proven_classes`)."""
     return ModelObject(
         id=model.name,
         created=int(model.announced_at.timestamp()),
         context_tokens=model.context_tokens,
         sha256=model.sha256,
-        exact=model.details.get("exact"),
+        exact=None if exact is None else dict(exact),
         recipe=model.recipe_id,
     )
 

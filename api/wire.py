@@ -352,7 +352,8 @@ class ModelObject(BaseModel):
     context_tokens: int
     sha256: str
     exact: dict[str, bool] | None = Field(
-        default=None, description="By row class: whether the worker has proven that a text depends on nothing else."
+        default=None,
+        description="By row class: whether a living worker has proven that a text depends on nothing else.",
     )
     recipe: str | None = Field(default=None, description="Id of all that decides a text, but for its row class.")
 

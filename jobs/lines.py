@@ -80,6 +80,7 @@ def provenance(line: EndedLine) -> Document:
         "attempt": job.attempt,
         "worker": line.worker,
         "recipe": generation.recipe_id if generation else None,
+        "exact": line.exact,
         "timings": _steady(generation.timings) if generation else None,
     }
     if job.state == JobState.FAILED:

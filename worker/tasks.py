@@ -173,7 +173,7 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
     try:
         return _answer(job, lease, desk)
     except ExactUnavailable as error:
-        return Failed("exact_unavailable", str(error), retryable=False)
+        return Failed("exact_unavailable", str(error), retryable=True)  # another worker's machine may keep it
     except EngineStopped:
         return Interrupted()
     except ValueError as error:
@@ -337,11 +337,11 @@ def outcome_of(
     *,
     before: Snapshot | None = None,
 ) -> Outcome:
-    """What a completion means for its job. Its recipe says whether its row class is proven: exact, whoever asked. One
-    that went on behind an earlier attempt's tokens is not: their cells were prefilled."""
+    """What a completion means for its job. Its recipe says whether its bits are proven to depend on nothing else: exact,
+    whoever asked. One that went on behind an earlier attempt's tokens is not: their cells were prefilled."""
     reason = completion.finish_reason
     waited = {name: job.seconds_queued + completion.timings[name] for name in ("queued", "first_token", "total")}
-    exact = bool(proofs.get(completion.row_class)) and not request.taken_over
+    exact = bool(proofs.get(completion.row_class)) and completion.isolated and not request.taken_over
     whole = reason in ("stop", "length")
     record = GenerationRecord(
         completion=storable(completion.text),

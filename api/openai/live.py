@@ -117,9 +117,11 @@ def begin(
 ) -> Call:
     """Store and publish the jobs of a request. `terms`: of a call that may be one made again (`api.idempotency`).
     Blocks. Raises what fitting and submitting raise."""
-    fitted = fit(asked.draft, parts.catalog.served())
-    job = replace(fitted.new_job(Priority.INTERACTIVE), origin=origin)
-    jobs = with_choices(job, fitted.seed, asked.num_choices)
+    model = parts.catalog.served()
+    jobs: list[NewJob] = []
+    for fitted in [fit(draft, model) for draft in asked.drafts]:
+        job = replace(fitted.new_job(Priority.INTERACTIVE), origin=origin)
+        jobs += with_choices(job, fitted.seed, asked.num_choices)
     named: Mapping[str, Any] = terms or {}
     made = parts.store.submit(jobs, owner=owner or "", **named)
     if not made.replayed:

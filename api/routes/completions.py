@@ -89,7 +89,7 @@ async def _complete(  # noqa: PLR0917 -- the two endpoints hand on what they wer
     done = await unless_gone(request, call, asyncio.create_task(call.done()))
     if done is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return JSONResponse(whole(kind, done), headers=headers)
+    return JSONResponse(whole(kind, done, asked.num_choices), headers=headers)
 
 
 def _begun(kind: Kind, parts: Services, owner: str | None, caller: Caller, raw: bytes) -> tuple[Asked, Call]:
@@ -121,7 +121,8 @@ async def _streamed(kind: Kind, asked: Asked, call: Call) -> AsyncGenerator[byte
 
 async def _chunks(kind: Kind, asked: Asked, call: Call) -> AsyncGenerator[bytes]:
     first = await run_in_threadpool(call.parts.store.get, call.ids[0])
-    chunks = Chunks(kind, first.id, int(first.created_at.timestamp()), first.model, asked.include_usage)
+    created = int(first.created_at.timestamp())
+    chunks = Chunks(kind, first.id, created, first.model, asked.include_usage, asked.num_choices)
     for index in range(len(call.ids)):
         yield chunks.opening(index)
     generations: dict[int, Generation] = {}

@@ -131,6 +131,11 @@ def test_one_prompt_may_stand_in_a_list(model: ServedModel) -> None:
     assert fit(read_completion({"prompt": ["Ice"], "logprobs": 2}).draft, model).parameters["logprobs"] == 2
 
 
+def test_several_prompts_are_as_many_drafts() -> None:
+    asked = read_completion({"prompt": ["Ice", "Snow"], "n": 2})
+    assert ([draft.prompt for draft in asked.drafts], asked.num_choices) == (["Ice", "Snow"], 2)
+
+
 @pytest.mark.parametrize("name", sorted(IGNORED))
 def test_what_changes_nothing_is_taken(model: ServedModel, name: str) -> None:
     assert chat(model, **{name: "anything"}).parameters == chat(model).parameters
@@ -217,7 +222,9 @@ def test_what_cannot_be_served_is_refused_by_its_name(
         ({}, "prompt"),
         ({"prompt": ""}, "prompt"),
         ({"prompt": []}, "prompt"),
-        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"prompt": ["a", ""]}, "prompt"),
+        ({"prompt": ["a"] * 129}, "prompt"),
+        ({"prompt": ["a"] * 43, "n": 3}, "prompt"),
         ({"prompt": [1, 2]}, "prompt"),
         ({"prompt": [[1, 2]]}, "prompt"),
         ({"prompt": "x", "best_of": 2}, "best_of"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import llama_cpp
 import numpy as np
 import pytest
 
@@ -48,9 +50,19 @@ def test_a_cut_off_file_is_refused_with_its_name(tiny_model_path: Path, tmp_path
 
 def test_the_recipe_names_all_that_decides_the_bits(model: Model) -> None:
     assert set(model.recipe) >= {
-        "llama_cpp", "system", "threads", "kv_layout", "kv_type", "flash_attention",
+        "llama_cpp", "backend", "devices", "kernels", "threads", "kv_layout", "kv_type", "flash_attention",
         "chunk_tokens", "block_tokens", "tile_rows", "template_sha256", "sampler_chain", "prefill", "numpy",
     }  # fmt: skip
+
+
+def test_the_recipe_knows_one_build_and_one_device_from_another(model: Model) -> None:
+    """A version alone does not: builds of one version come from different sources, for different processors."""
+    recipe = model.recipe
+    assert re.search(r"ggml [0-9]+\.[0-9]+\.[0-9]+ [0-9a-f]{7}", recipe["llama_cpp"])
+    assert llama_cpp.__version__ in recipe["llama_cpp"]
+    assert recipe["backend"] == "CPU"
+    assert all(": " in device for device in recipe["devices"])
+    assert "AVX" in recipe["kernels"] or "NEON" in recipe["kernels"]
 
 
 @pytest.mark.parametrize(("chunk", "rows"), [(16, 64), (64, 64), (200, 192), (256, 256)])

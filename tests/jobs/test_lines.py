@@ -67,7 +67,7 @@ def make_line(state: JobState = JobState.SUCCEEDED, *, text: str | None = "ice h
         "started_at": START + timedelta(seconds=1.5),
         "ended_at": START + timedelta(seconds=2.25),
     }
-    return EndedLine(Job(**{**row, **changes}), generation, "worker-1", 1)
+    return EndedLine(Job(**{**row, **changes}), generation, "worker-1", 1, None if generation is None else True)
 
 
 def rendered(line: EndedLine, endpoint: str = CHAT) -> dict[str, Any]:
@@ -108,6 +108,7 @@ def test_a_chat_line_has_openais_shape_and_says_where_its_text_came_from() -> No
             "attempt": 2,
             "worker": "worker-1",
             "recipe": "fp_0123456789abcdef",
+            "exact": True,
             "timings": {"queued": 0.1, "total": 0.5},
         },
     }

@@ -1,4 +1,4 @@
-"""Runs in a process whose path holds LangChain's OpenAI adapter: uses it as its users do, and prints what came of it."""
+"""Runs in a process whose path holds LangChain's OpenAI adapter: uses it as its users do, and prints what came."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from tests.worker.test_leases import claimed
 from worker import tasks
 from worker.broadcast import Broadcaster
 from worker.claims import ClaimWriter
-from worker.engine.generation import TokenLogprob
+from worker.engine.generation import Completion, TokenLogprob
 from worker.leases import LeaseKeeper
 from worker.proof import Proofs
 from worker.results import ResultWriter
@@ -390,6 +390,17 @@ def test_the_next_attempt_goes_on_behind_what_was_told_unless_it_is_exact(
     request = build_request(job, StandInVocabulary(), PROVEN, BEFORE)
     assert request.taken_over == taken
     assert request.row_class == "lone"  # as the attempt before, whatever is free
+
+
+def test_a_text_whose_prompt_had_company_is_not_called_exact_where_that_is_not_proven() -> None:
+    job = claimed("a")
+    request = build_request(job, StandInVocabulary(), PROVEN)  # type: ignore[arg-type]
+    timings = {"queued": 0.0, "first_token": 0.0, "total": 0.0}
+    for isolated in (True, False):
+        completion = Completion("ice", (1,), "stop", 1, "tile", timings, isolated=isolated)
+        outcome = outcome_of(completion, request, job, {}, PROVEN)
+        assert isinstance(outcome, Succeeded)
+        assert outcome.generation.recipe["exact"] is isolated
 
 
 def test_a_text_that_was_taken_up_says_so_and_is_not_called_exact(room: Room) -> None:

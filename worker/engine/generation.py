@@ -106,6 +106,8 @@ class Completion:
     timings: Mapping[str, float]
     logprobs: Sequence[TokenLogprob] | None = None
     error: str | None = None
+    isolated: bool = True
+    """False where its prompt was prefilled beside others on a machine on which that is not proven to change no bit."""
 
 
 class Generation:

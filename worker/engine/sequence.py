@@ -39,6 +39,7 @@ class Sequence:
         self.prefill_end = len(self.prefix_ids) - (row_class == "tile")
         self.block = 0
         self.joins = True
+        self.isolated = True
         self.keys: tuple[bytes, ...] = ()
         self.num_known_blocks = 0
         self.saved: Any = None
@@ -128,6 +129,7 @@ class Sequence:
             },
             logprobs=tuple(self.logprobs[: len(self.token_ids)]) if self.request.num_logprobs is not None else None,
             error=error,
+            isolated=self.isolated,
         )
 
     def _add(self, text: str) -> None:
