@@ -337,8 +337,8 @@ def outcome_of(
     *,
     before: Snapshot | None = None,
 ) -> Outcome:
-    """What a completion means for its job. Its recipe says whether its bits are proven to depend on nothing else: exact,
-    whoever asked. One that went on behind an earlier attempt's tokens is not: their cells were prefilled."""
+    """What a completion means for its job. Its recipe says whether its bits are proven to depend on nothing else:
+    exact, whoever asked. One that went on behind an earlier attempt's tokens is not: their cells were prefilled."""
     reason = completion.finish_reason
     waited = {name: job.seconds_queued + completion.timings[name] for name in ("queued", "first_token", "total")}
     exact = bool(proofs.get(completion.row_class)) and completion.isolated and not request.taken_over
