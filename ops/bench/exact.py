@@ -108,7 +108,7 @@ def compare(
     exact = Bench(path, slots, context, reserve_slots=1)
     ordinary = Bench(path, slots, context, reserve_slots=1, tile_rows=1, lone_below=0)
     try:
-        _check(exact, ordinary)
+        _check(exact, ordinary, say)
         _warm_up(exact, ordinary, loads[0])
         found = [_full(exact, ordinary, load, rounds, say) for load in loads]
         return [*found, _lone(exact, ordinary, loads[0], rounds, say)]
@@ -117,12 +117,12 @@ def compare(
         ordinary.close()
 
 
-def _check(exact: Bench, ordinary: Bench) -> None:
-    """The exact one must be, or its speed says nothing; and the other one must not, or nothing was left out of it."""
+def _check(exact: Bench, ordinary: Bench, say: Callable[[str], object]) -> None:
+    """The exact one must be, or its speed says nothing; of the other one it should be seen that it is not."""
     if not all(prove(exact.model).values()):
         raise RuntimeError("the row classes are not exact on this machine: there is nothing to compare")
     if prove(ordinary.model)["tile"]:
-        raise RuntimeError("calls of any number of rows are exact on this machine: it costs nothing by itself")
+        say("The probe finds calls of any number of rows exact here: the ordinary engine may be as exact.")
 
 
 def _warm_up(exact: Bench, ordinary: Bench, load: Workload) -> None:
@@ -136,7 +136,7 @@ def _full(exact: Bench, ordinary: Bench, load: Workload, rounds: int, say: Calla
     def run(bench: Bench, number: int) -> Speed:
         return _speed(bench, [workload(load.name, len(load.work), number).work], interactive=False)
 
-    return _in_turn(f"full batch, {load.title}", FULL_BAR, exact, ordinary, rounds, run)
+    return _in_turn(f"full batch, {load.title}", FULL_BAR, exact, ordinary, rounds=rounds, run=run)
 
 
 def _lone(exact: Bench, ordinary: Bench, load: Workload, rounds: int, say: Callable[[str], object]) -> Comparison:
@@ -146,11 +146,11 @@ def _lone(exact: Bench, ordinary: Bench, load: Workload, rounds: int, say: Calla
         few = workload(load.name, 6, number).work
         return _speed(bench, [[job] for job in few], interactive=True)
 
-    return _in_turn("lone jobs", LONE_BAR, exact, ordinary, rounds, run)
+    return _in_turn("lone jobs", LONE_BAR, exact, ordinary, rounds=rounds, run=run)
 
 
 def _in_turn(
-    name: str, bar: float, exact: Bench, ordinary: Bench, rounds: int, run: Callable[[Bench, int], Speed]
+    name: str, bar: float, exact: Bench, ordinary: Bench, *, rounds: int, run: Callable[[Bench, int], Speed]
 ) -> Comparison:
     speeds: dict[Bench, list[Speed]] = {exact: [], ordinary: []}
     for number in range(rounds):
