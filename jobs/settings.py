@@ -70,7 +70,9 @@ class Settings(BaseSettings):
         default=256, description="Prompt tokens prefilled between two tokens of what is written; part of the recipe."
     )
     tile_rows: Annotated[int, Field(ge=1, le=64)] = Field(
-        default=16, description="Decode calls are padded to a multiple of this many rows; part of the recipe."
+        default=16,
+        description="Decode calls are padded to a multiple of this many rows, or of twice as many until they are "
+        "proven to be exact; part of the recipe.",
     )
     threads: Annotated[int | None, Field(ge=1)] = Field(default=None, description="None: every core.")
     kv_type: Literal["f16", "q8_0"] = "f16"

@@ -140,11 +140,21 @@ class Model:
         handle = _load_weights(path, options, on_progress)
         if not handle:
             raise ModelLoadError("model_unreadable", f"llama.cpp cannot load {path.name}{_reasons()}")
+        return cls._in_context(handle, options, vocabulary, path)
+
+    @classmethod
+    def _in_context(cls, handle: Any, options: ModelOptions, vocabulary: Vocabulary, path: Path) -> Model:
         context = llama_cpp.llama_init_from_model(handle, _context_params(options, vocabulary))
         if not context:
             llama_cpp.llama_model_free(handle)
             raise ModelLoadError("out_of_memory", f"no room for the KV cells of {path.name}{_reasons()}")
         return cls(handle, context, options, vocabulary, path)
+
+    def reshaped(self, options: ModelOptions) -> Model:
+        """The same weights with a context of other options. This model is used up. Raises ModelLoadError."""
+        self._batch.free()
+        llama_cpp.llama_free(self._context)
+        return self._in_context(self._model, options, self.vocabulary, self.path)
 
     def close(self) -> None:
         """Free context and weights. The vocabulary stays usable."""
