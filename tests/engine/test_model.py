@@ -27,6 +27,25 @@ def test_the_probe_sees_that_a_tile_of_one_row_is_not_exact(tiny_model_path: Pat
         unpadded.close()
 
 
+@pytest.mark.parametrize(("slots", "tile_rows"), [(1, 1), (2, 2), (4, 4)])
+def test_the_probe_gets_by_with_few_slots(tiny_model_path: Path, slots: int, tile_rows: int) -> None:
+    few = Model.load(tiny_model_path, ModelOptions(slots=slots, tile_rows=tile_rows, lone_below=0, context_tokens=512))
+    try:
+        assert set(prove(few)) == {"tile", "lone", "blocks"}
+        assert [few.num_cells(slot) for slot in range(few.num_slots)] == [0] * few.num_slots
+    finally:
+        few.close()
+
+
+def test_both_row_classes_hold_beside_a_sequence_of_more_cells(tiny_model_path: Path) -> None:
+    """Attention takes cells in wholes of 256."""
+    roomy = Model.load(tiny_model_path, ModelOptions(slots=16, context_tokens=512))
+    try:
+        assert prove(roomy) == {"tile": True, "lone": True, "blocks": True}
+    finally:
+        roomy.close()
+
+
 @pytest.mark.parametrize(("slots", "tile", "lone"), [(16, 16, 2), (17, 32, 2), (6, 16, 2), (5, 0, 7), (1, 0, 3)])
 def test_slots_are_whole_tiles_unless_they_are_few(slots: int, tile: int, lone: int) -> None:
     options = ModelOptions(slots=slots)

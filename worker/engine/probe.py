@@ -1,9 +1,9 @@
 """Proves, on this machine, build and model, which row classes keep a sequence's bits apart from its neighbours'.
 
-Logits are compared bitwise: each probe sequence alone, then all of them together, in other slots and of mixed
-lengths (attention counts cells in wholes of 256: one of them has more than the others' first whole). `blocks`: a prompt prefilled by itself, and the same one block a call, beside others, and its cells copied
-into another slot. What does not hold here is not promised to anybody. Run it before the engine starts: it uses every
-slot.
+Logits are compared bitwise: each probe sequence alone, then all of them together, in other slots and of mixed lengths
+(attention takes cells in wholes of 256: one of them has more than a whole). `blocks`: a prompt prefilled by itself, and
+the same one block a call, beside others, and its cells copied into another slot. What does not hold here is not
+promised to anybody. Run it before the engine starts: it uses every slot.
 """
 
 from __future__ import annotations
@@ -146,10 +146,16 @@ def _tile_alone(model: Model, prompts: Sequence[Sequence[int]], long: _Long) -> 
 
 
 def _tile_together(model: Model, prompts: Sequence[Sequence[int]], long: _Long) -> list[Logits]:
+    """As many of them at once as there are slots."""
     last = model.tile_slots - 1
-    slots = [last, last // 2, 1]
-    probes = [_prefill(model, prompt, slot) for prompt, slot in zip(prompts, slots, strict=True)]
-    return _tile_steps(model, [*probes, long.placed(model, 2)], model.tile_slots)
+    slots = list(dict.fromkeys(slot for slot in (last, last // 2, 1, 2, 0) if slot <= last))
+    everyone = (*prompts, None)
+    seen: list[Logits] = []
+    for start in range(0, len(everyone), len(slots)):
+        some = zip(everyone[start:], slots, strict=False)
+        probes = [long.placed(model, slot) if p is None else _prefill(model, p, slot) for p, slot in some]
+        seen += _tile_steps(model, probes, model.tile_slots)
+    return seen
 
 
 def _lone(model: Model, prompts: Sequence[Sequence[int]], long: _Long, *, busy: bool) -> list[Logits]:
