@@ -6,8 +6,9 @@ Keys and channels, all in one Redis database:
                                            {"type": "text", "attempt": 1, "seq": 42, "text": "..."}
                                            {"type": "state", "state": "running", "attempt": 1}
                                            {"type": "end", "state": "succeeded"}
-    penstock:job:{id}:snapshot   string    {"attempt", "seq", "text", "tokens", "row_class"}: the whole text so far and
-                                           its tokens, for readers and for the next attempt; expires soon after the end
+    penstock:job:{id}:snapshot   string    {"attempt", "seq", "text", "tokens", "row_class", "recipe"}: the whole text
+                                           so far and its tokens, for readers and for the next attempt; expires soon
+                                           after the end
     penstock:job:{id}:end        string    the state a job ended in, for a reader that came a moment late; expires soon
     penstock:cancel              channel   ids of running jobs that somebody cancelled; workers listen
     penstock:dispatch            channel   anything: wakes the dispatcher
@@ -78,6 +79,8 @@ class TextEvent(NamedTuple):
     text: str
     token_ids: Sequence[int] = ()
     row_class: str | None = None
+    recipe: str | None = None
+    """Id of the recipe that the text is made by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +158,9 @@ class EventWriter:
         return self._send(add)
 
     def _add_text(self, pipe: Pipeline, event: TextEvent | tuple[str, int, int, str, str]) -> None:
-        job_id, attempt, seq, delta, full_text, token_ids, row_class = TextEvent(*event)
+        job_id, attempt, seq, delta, full_text, token_ids, row_class, recipe = TextEvent(*event)
         snapshot = {"attempt": attempt, "seq": seq, "text": full_text, "tokens": token_ids, "row_class": row_class}
+        snapshot["recipe"] = recipe
         pipe.set(snapshot_key(job_id), _dump(snapshot), px=self._expiry_ms)
         pipe.publish(job_channel(job_id), _dump({"type": "text", "attempt": attempt, "seq": seq, "text": delta}))
 
@@ -297,6 +301,15 @@ class EventReader:
                     events = await self._hear(job_id, transcript, json.loads(message))
                 for event in events:
                     yield event
+
+    async def recipe(self, job_id: str) -> str | None:
+        """Id of the recipe by which the text is made that was told last; None where nothing is known of it."""
+        try:
+            snapshot, _ = await self._read(job_id)
+        except QueueUnavailable:
+            return None
+        found: str | None = None if snapshot is None else json.loads(snapshot).get("recipe")
+        return found
 
     async def _begin(self, job_id: str, transcript: Transcript) -> list[Event]:
         """The subscription has begun, or messages were lost: what is kept, and the workers hear of this reader."""

@@ -28,6 +28,7 @@ from jobs.records import AttemptRef
 from jobs.states import JobState
 from worker.engine.generation import TextDelta
 
+RecipeOf = Callable[[TextDelta], str | None]
 REST_SECONDS = 1.0
 """After a write that failed: so long nothing is tried."""
 
@@ -49,9 +50,11 @@ class WritesText(Protocol):
 class _Stream:
     """One attempt's text so far, and how much of it readers have been sent."""
 
-    def __init__(self, ref: AttemptRef, *, on_demand: bool) -> None:
+    def __init__(self, ref: AttemptRef, *, on_demand: bool, recipe_of: RecipeOf) -> None:
         self.ref = ref
         self.on_demand = on_demand
+        self._recipe_of = recipe_of
+        self.recipe: str | None = None
         self.started = False
         """Whether readers have been told that it runs."""
         self.text = ""
@@ -64,12 +67,15 @@ class _Stream:
         for delta in deltas:
             self.token_ids += delta.token_ids
         self.row_class = deltas[-1].row_class
+        self.recipe = self.recipe or self._recipe_of(deltas[-1])
 
     def event(self) -> TextEvent:
         """What is new, and everything: the next attempt goes on from there if this one is lost."""
         fresh = self.text[self.num_sent :]
         seq = len(self.text)
-        return TextEvent(self.ref.job_id, self.ref.number, seq, fresh, self.text, self.token_ids, self.row_class)
+        return TextEvent(
+            self.ref.job_id, self.ref.number, seq, fresh, self.text, self.token_ids, self.row_class, recipe=self.recipe
+        )
 
 
 class Broadcaster:
@@ -119,9 +125,12 @@ class Broadcaster:
         if self._fresh and any(delta.request_id in self._fresh for delta in deltas):
             self._urgent.set()
 
-    def open(self, request_id: str, ref: AttemptRef, *, on_demand: bool = False) -> None:
-        """Waits for nothing, like `close` of a stream that nobody follows. `on_demand`: see above."""
-        stream = self._streams[request_id] = _Stream(ref, on_demand=on_demand)
+    def open(
+        self, request_id: str, ref: AttemptRef, *, on_demand: bool = False, recipe_of: RecipeOf = lambda _: None
+    ) -> None:
+        """Waits for nothing, like `close` of a stream that nobody follows. `on_demand`: see above. `recipe_of`: the id
+        of the recipe by which the text is made; the first text says what it needs to know of how it runs."""
+        stream = self._streams[request_id] = _Stream(ref, on_demand=on_demand, recipe_of=recipe_of)
         if not on_demand:
             self._fresh.add(request_id)
         if self._wanted(stream):

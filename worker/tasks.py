@@ -27,6 +27,7 @@ from jobs.records import (
     Interrupted,
     Outcome,
     Succeeded,
+    recipe_id,
 )
 from jobs.reuse import fingerprint
 from jobs.states import ENDED, FinishReason, JobState, Priority
@@ -188,7 +189,9 @@ def _answer(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
     before = desk.events.snapshot(job.ref.job_id) if job.ref.number > 1 else None
     request = build_request(job, desk.vocabulary, desk.proofs, before)
     known = kept(desk.store, job, request, knobs=_knobs(job), recipe=desk.recipe, proofs=desk.proofs)
-    desk.broadcaster.open(request.id, job.ref, on_demand=_on_demand(job))
+    desk.broadcaster.open(
+        request.id, job.ref, on_demand=_on_demand(job), recipe_of=lambda delta: _recipe_id(delta, request, desk)
+    )
     try:
         if known is not None:
             desk.broadcaster.deltas([_told_at_once(request, known)])
@@ -197,6 +200,17 @@ def _answer(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
     finally:
         desk.broadcaster.close(request.id)
     return outcome_of(completion, request, job, desk.recipe, desk.proofs, before=before)
+
+
+def _recipe_id(told: TextDelta, request: Request, desk: Desk) -> str:
+    """Id of the recipe that a text will be stored with, as soon as there is some of it."""
+    return recipe_id(recipe_of(desk.recipe, told.row_class, exact=_is_exact(told, request, desk.proofs)))
+
+
+def _is_exact(told: TextDelta | Completion, request: Request, proofs: Proofs) -> bool:
+    """Whether a text's bits are proven to depend on nothing else. Not of one that goes on behind an earlier attempt's
+    tokens: their cells were prefilled."""
+    return bool(proofs.get(told.row_class)) and told.isolated and not request.taken_over
 
 
 def _generate(request: Request, lease: Lease, desk: Desk) -> Completion:
@@ -337,11 +351,10 @@ def outcome_of(
     *,
     before: Snapshot | None = None,
 ) -> Outcome:
-    """What a completion means for its job. Its recipe says whether its bits are proven to depend on nothing else:
-    exact, whoever asked. One that went on behind an earlier attempt's tokens is not: their cells were prefilled."""
+    """What a completion means for its job. Its recipe says whether it is exact, whoever asked."""
     reason = completion.finish_reason
     waited = {name: job.seconds_queued + completion.timings[name] for name in ("queued", "first_token", "total")}
-    exact = bool(proofs.get(completion.row_class)) and completion.isolated and not request.taken_over
+    exact = _is_exact(completion, request, proofs)
     whole = reason in ("stop", "length")
     record = GenerationRecord(
         completion=storable(completion.text),

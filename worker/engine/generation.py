@@ -78,6 +78,8 @@ class TextDelta:
     end: int
     token_ids: tuple[int, ...] = ()
     row_class: RowClass = "lone"
+    isolated: bool = True
+    """As `Completion.isolated`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,9 @@ class Sequence:
         self._fresh.clear()
         token_ids = tuple(self.token_ids[self._num_told :])
         self._num_told = len(self.token_ids)
-        return TextDelta(self.request.id, text, self._text.num_characters, token_ids, self.row_class)
+        return TextDelta(
+            self.request.id, text, self._text.num_characters, token_ids, self.row_class, isolated=self.isolated
+        )
 
     def completion(self, error: str | None = None) -> Completion:
         """The end, as the caller gets it."""
