@@ -88,6 +88,16 @@ class Call:
             raise refusal_of(job)
         return job, generation
 
+    async def fingerprint(self, job_id: str) -> str | None:
+        """Id of the recipe by which the text that is being told is made; None where it is not known yet."""
+        told = await self.parts.reader.recipe(job_id)
+        if told is not None:
+            return told
+        with contextlib.suppress(StoreUnavailable):
+            stored = await run_in_threadpool(self.parts.store.get_generation, job_id)
+            return None if stored is None else stored.recipe_id
+        return None
+
     def abandon(self) -> None:
         """The caller has left: cancel what still runs. Does not wait."""
         if not self.keep:

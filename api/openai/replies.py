@@ -59,12 +59,14 @@ class Chunks:
     with_usage: bool = False
     num_choices: int = 1
 
-    def opening(self, index: int) -> bytes:
-        """A chat says who speaks, before there is anything to say."""
-        return self._of(index, {"role": "assistant", "content": "", "refusal": None}) if self.kind == "chat" else b""
+    def opening(self, index: int, fingerprint: str | None) -> bytes:
+        """A chat says who speaks, before it says anything. `fingerprint`: id of the recipe that makes the choice."""
+        if self.kind == "text":
+            return b""
+        return self._of(index, {"role": "assistant", "content": "", "refusal": None}, system_fingerprint=fingerprint)
 
-    def text(self, index: int, text: str) -> bytes:
-        return self._of(index, {"content": text} if self.kind == "chat" else text)
+    def text(self, index: int, text: str, fingerprint: str | None) -> bytes:
+        return self._of(index, {"content": text} if self.kind == "chat" else text, system_fingerprint=fingerprint)
 
     def ending(self, index: int, job: Job, generation: Generation) -> bytes:
         """The reason it ended, and the logprobs of all its tokens if they were asked for."""
@@ -74,9 +76,10 @@ class Chunks:
         return self._of(index, delta, reason=choice["finish_reason"], logprobs=choice["logprobs"], **told)
 
     def usage(self, generations: Sequence[Generation]) -> bytes:
-        return (
-            self._frame({"choices": [], "usage": usage_of(generations, self.num_choices)}) if self.with_usage else b""
-        )
+        if not self.with_usage:
+            return b""
+        usage = usage_of(generations, self.num_choices)
+        return self._frame({"choices": [], "usage": usage, "system_fingerprint": generations[0].recipe_id})
 
     def _of(
         self, index: int, delta: object, *, reason: str | None = None, logprobs: object = None, **told: object
@@ -91,7 +94,6 @@ class Chunks:
             "object": _OBJECTS[self.kind],
             "created": self.created,
             "model": self.model,
-            "system_fingerprint": None,
         }
         return data_frame({**head, **rest})
 

@@ -273,6 +273,7 @@ def response_object(job: Job, generation: Generation | None) -> Document:
         "top_p": parameters.get("top_p") or 1.0,
         "truncation": "disabled",
         "usage": None if generation is None else _usage(generation),
+        "system_fingerprint": generation.recipe_id if generation else None,
         "penstock": {
             "job_id": job.id,
             "seed": job.seed,
