@@ -66,6 +66,7 @@ def test_every_field_finds_its_place(model: ServedModel) -> None:
         repeat_penalty=1.1,
         repeat_last_n=9,
         exact=True,
+        reuse=True,
         max_attempts=2,
         deadline_seconds=60,
     )
@@ -82,6 +83,7 @@ def test_every_field_finds_its_place(model: ServedModel) -> None:
         "repeat_penalty": 1.1,
         "repeat_last_n": 9,
         "exact": True,
+        "reuse": True,
     }
     assert (fitted.seed, fitted.draft.metadata, fitted.draft.max_attempts) == (3, {"k": "v"}, 2)
     assert fitted.draft.deadline_seconds == 60
