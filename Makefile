@@ -26,6 +26,7 @@ bench: $(READY)
 	$(BIN)/python -m ops.bench.first_token
 	$(BIN)/python -m ops.bench.batches
 	$(BIN)/python -m ops.bench.replays --jobs 100
+	$(BIN)/python -m ops.bench.exact
 
 demo-model: $(READY)
 	$(BIN)/python -m ops.demo_model.train
