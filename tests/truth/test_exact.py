@@ -155,7 +155,8 @@ def unproven(
     assert json.loads(note.read_text()) == {"tile": True, "lone": True, "blocks": True}
     note.write_text(json.dumps({"tile": False, "lone": False, "blocks": False}))
     with made.engine.begin() as connection:
-        connection.exec_driver_sql("DELETE FROM workers")
+        for table in ("workers", "models"):
+            connection.exec_driver_sql(f"DELETE FROM {table}")
     made.start_all()
     yield made
     made.close()
