@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     )
     drain_seconds: Annotated[float, Field(ge=0)] = Field(
         default=30.0,
-        description="So long a stopping worker finishes what it runs; what is left is given back, and costs no attempt.",
+        description="So long a stopping worker finishes what it runs; it gives back the rest, which costs no attempt.",
     )
 
     # Dispatch
