@@ -1,6 +1,6 @@
 """Runs the blocks of a page as somebody would who reads it: in one folder, one after the other, with a real system.
 
-Addresses that a page writes out (`http://127.0.0.1:8000`) are exchanged for those of the running system; nothing else is.
+Addresses that a page writes out (`http://127.0.0.1:8000`) are exchanged for those of the running system.
 Variables of the shell with small letters live on from block to block.
 """
 
