@@ -64,6 +64,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "Redis cannot be reached. Jobs are kept; streams must be read again.",
     ),
     "range_not_satisfiable": (REQUEST, "The range begins behind what the file has."),
+    "server_error": (JOB, "What `/v1/responses` says of a job that failed."),
     "server_stopping": (STREAM, "The API is stopping. The job goes on; connect again."),
     "storage_unavailable": (REQUEST, "The disk or object store of files cannot serve. Ask again."),
     "store_refused": (JOB, "The database refused the result; a defect."),

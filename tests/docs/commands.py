@@ -5,6 +5,7 @@ Each check answers what is wrong, in a sentence, or nothing.
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -84,7 +85,7 @@ def _options(command: Any, name: str) -> set[str]:
 def _faults_of_compose(words: list[str]) -> Iterator[str]:
     services = _compose()["services"]
     profiles = {profile for service in services.values() for profile in service.get("profiles", ())}
-    for option, value in zip(words, words[1:], strict=False):
+    for option, value in itertools.pairwise(words):
         if option == "--profile" and value not in profiles:
             yield f"docker-compose.yml has no profile {value}"
         if option == "--scale" and value.partition("=")[0] not in services:

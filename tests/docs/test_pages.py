@@ -1,4 +1,4 @@
-"""What every page must have without running it: blocks that run or say why not, names that exist, links that lead on."""
+"""What every page must have before it is run: blocks that run or say why not, names that exist, links that lead on."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_commands_and_settings_in_the_text_exist(page: Path) -> None:
 def _faults_of_inline(text: str) -> Iterator[str]:
     for command in _INLINE.findall(" ".join(text.split())):
         words = [word.strip('"') for word in command.split()[1:]]
-        if words and words[0] not in {"COMMAND"}:
+        if words and words[0] != "COMMAND":
             yield from faults_of_command(words)
 
 
