@@ -8,6 +8,8 @@ from typing import Any
 
 import typer
 
+from api.wire import JobRequest
+from cli.knobs import PANEL
 from cli.main import app
 from ops.docs.markdown import code, table
 
@@ -43,9 +45,15 @@ def _described(path: str, command: Any) -> str:
 
 
 def described(param: Any) -> str:
-    """What a parameter is for, and the variable that also sets it."""
+    """What a parameter is for, and the variable that also sets it. Of a knob of a generation: what its field says."""
     variable = f" Also {code(param.envvar)}." if param.envvar else ""
-    return f"{param.help or ''}{variable}"
+    knob = JobRequest.model_fields.get(param.name) if _panel(param) == PANEL else None
+    told = knob.description if knob is not None and param.help else param.help
+    return f"{told or ''}{variable}"
+
+
+def _panel(param: Any) -> str | None:
+    return getattr(param, "rich_help_panel", None)
 
 
 def spelled(param: Any) -> str:
@@ -77,6 +85,9 @@ def _value(param: Any) -> str:
 
 
 def _default(param: Any) -> str:
+    if _panel(param) == PANEL and param.name in JobRequest.model_fields:
+        given = JobRequest.model_fields[param.name].default
+        return code(given) if isinstance(given, int | float) else ""
     if param.required or param.default in (None, False, (), []):
         return ""
     return code(getattr(param.default, "value", param.default))

@@ -15,11 +15,11 @@ from ops.docs.schemas import fields_table, kind
 TAGS = {
     "jobs": "Jobs",
     "openai": "OpenAI's live endpoints",
-    "responses": "Responses",
     "files": "Files",
     "batches": "Batches",
     "webhooks": "Webhooks",
     "models": "Models",
+    "workers": "Workers",
     "health": "Health",
 }
 """Titles by tag, in the order of the page. A tag that is not here goes to the end under its own name."""
@@ -51,16 +51,18 @@ def api() -> str:
 def _call(method: str, path: str, call: Mapping[str, Any]) -> str:
     parts = [f"### {method} {path}", f"**{call['summary']}.** {call.get('description', '')}"]
     if given := call.get("parameters"):
-        rows = [
-            [code(one["name"]), one["in"], kind(one.get("schema", {})), one.get("description") or ""]
-            for one in given
-            if one["in"] != "path"
-        ]
-        parts += [table(["parameter", "in", "type", "meaning"], rows)] if rows else []
+        rows = [_parameter(one) for one in given if one["in"] != "path"]
+        parts += [table(["parameter", "in", "type", "default", "meaning"], rows)] if rows else []
     if body := call.get("requestBody"):
         parts.append(f"Body: {_bodies(body)}.")
     parts.append("Answers: " + ", ".join(_answers(call["responses"])) + ".")
     return "\n\n".join(parts) + "\n"
+
+
+def _parameter(one: Mapping[str, Any]) -> list[str]:
+    schema = one.get("schema", {})
+    default = code(schema["default"]) if schema.get("default") is not None else ""
+    return [code(one["name"]), one["in"], kind(schema), default, one.get("description") or ""]
 
 
 def _bodies(body: Mapping[str, Any]) -> str:
@@ -97,7 +99,9 @@ def statuses() -> str:
     """What a status means, wherever it is answered."""
     found: dict[str, str] = {}
     for _, _, call in operations():
-        found |= {status: answer["description"] for status, answer in call["responses"].items() if status >= "400"}
+        for status, answer in call["responses"].items():
+            if status >= "400":
+                found.setdefault(status, answer["description"])
     return table(["status", "meaning"], [[code(status), text] for status, text in sorted(found.items())])
 
 

@@ -86,6 +86,6 @@ def _generation(state: JobState) -> Generation | None:
         finish_reason=FinishReason.STOP if state is JobState.SUCCEEDED else None,
         num_prompt_tokens=14,
         num_completion_tokens=9,
-        recipe_id="5f2c0c8e7f3b4a19",
+        recipe_id="fp_5f2c0c8e7f3b4a19",
         timings={"queued": 0.8, "prefill": 0.1, "first_token": 0.1, "decode": 0.6, "total": 1.6},
     )
