@@ -98,6 +98,10 @@ class Parameters(BaseModel):
         description="True: decoded in a row class that the worker has proven exact, and made again from the start if "
         "its worker is lost. None: that holds for lines of batches where a class is proven.",
     )
+    reuse: StrictBool | None = Field(
+        default=None,
+        description="True: a stored generation of yours that must come out the same may be the answer. Decides no text.",
+    )
 
     @field_validator("stop", mode="before")
     @classmethod
