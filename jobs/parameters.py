@@ -100,7 +100,7 @@ class Parameters(BaseModel):
     )
     reuse: StrictBool | None = Field(
         default=None,
-        description="True: a stored generation of yours that must come out the same may be the answer. Decides no text.",
+        description="True: a stored text of yours that must come out the same may be the answer. Decides no text.",
     )
 
     @field_validator("stop", mode="before")
