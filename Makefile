@@ -5,7 +5,7 @@ UV ?= uv
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test bench demo-model lint lock clean
+.PHONY: setup demo test docs bench demo-model lint lock clean
 
 setup: $(READY)
 
@@ -18,6 +18,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# The pages with the parts that are made from the code, as a site in build/site. A broken link is an error.
+docs: $(READY)
+	$(BIN)/python -m ops.docs
 
 # Every figure of the project, each a ratio of one run: about half an hour. One by itself: `python -m ops.bench.NAME`.
 bench: $(READY)

@@ -67,7 +67,7 @@ class JobRequest(Parameters):
     max_attempts: Annotated[StrictInt, Field(ge=1, le=MAX_ATTEMPTS)] | None = Field(
         default=None, description="Tries before the job ends `failed`. None: the server's setting."
     )
-    metadata: Metadata = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict, description="Pairs of the caller's own, kept with the job.")
 
 
 class ManyJobsRequest(BaseModel):
