@@ -24,6 +24,8 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "worker": ("worker",),
     "dispatcher": ("jobs.dispatcher",),
     "audit": ("jobs.audit",),
+    "backup": ("jobs.backup", "save"),
+    "restore": ("jobs.backup", "restore"),
     "bench": ("ops.bench",),
     "chaos": ("ops.chaos",),
     "requeue": ("jobs.admin", "requeue"),
