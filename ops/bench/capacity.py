@@ -222,7 +222,7 @@ def _measured(site: Site, num_workers: int, options: argparse.Namespace) -> Figu
         connections, redis_mb = site.num_connections(), _redis_mb(site)
     problems = site.store.audit()
     told = _joined(tallies, before.at, after.at)
-    return _figures(num_workers, wanted, before, after, told, (connections, redis_mb, len(problems)))
+    return _figures(num_workers, wanted, (before, after), told, (connections, redis_mb, len(problems)))
 
 
 @contextmanager
@@ -268,8 +268,9 @@ def _joined(tallies: Sequence[Tally], start: float, end: float) -> Tally:
 
 
 def _figures(
-    num_workers: int, wanted: float, before: Used, after: Used, told: Tally, others: tuple[int, float, int]
+    num_workers: int, wanted: float, use: tuple[Used, Used], told: Tally, others: tuple[int, float, int]
 ) -> Figures:
+    before, after = use
     seconds = after.at - before.at
     num_jobs = max(1, sum(number for _, number in told.ends))
     claims = [1000 * took for _, took, _ in told.claims]
