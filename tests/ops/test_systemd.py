@@ -1,4 +1,4 @@
-"""The units of `ops/systemd`: they start the roles' commands, after the tables, without rights, and end in good order."""
+"""The units of `ops/systemd`: they start the roles after the tables, without rights, and end them in good order."""
 
 from __future__ import annotations
 

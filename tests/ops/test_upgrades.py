@@ -114,7 +114,7 @@ def test_what_would_break_older_code_is_seen(sql: str) -> None:
     [
         "ALTER TABLE jobs ADD COLUMN a INTEGER",
         "ALTER TABLE jobs ADD COLUMN a INTEGER DEFAULT '0' NOT NULL",
-        "ALTER TABLE jobs ADD COLUMN a_kind TEXT DEFAULT 'is_a' NOT NULL CONSTRAINT ck CHECK (a_kind IN ('is_a', 'is_b'))",
+        "ALTER TABLE jobs ADD COLUMN a_kind TEXT DEFAULT 'is_a' NOT NULL CONSTRAINT c CHECK (a_kind IN ('is_a', 'b'))",
         "CREATE UNIQUE INDEX uq ON things (name)",
         "CREATE INDEX ix ON jobs (seed)",
         "CREATE TABLE things (name TEXT NOT NULL)",

@@ -13,8 +13,8 @@ _KNOWN = {
     "Unit": "Description Documentation After Before Wants Requires PartOf",
     "Install": "WantedBy",
     "Timer": "OnCalendar RandomizedDelaySec Persistent",
-    "Service": "Type EnvironmentFile Environment LoadCredential ExecStart WorkingDirectory StateDirectory CacheDirectory"
-    " ReadWritePaths Restart RestartSec RemainAfterExit KillMode TimeoutStopSec User Group NoNewPrivileges"
+    "Service": "Type EnvironmentFile Environment LoadCredential ExecStart WorkingDirectory StateDirectory"
+    " CacheDirectory ReadWritePaths Restart RestartSec RemainAfterExit KillMode TimeoutStopSec User Group NoNewPrivileges"
     " CapabilityBoundingSet AmbientCapabilities ProtectSystem ProtectHome PrivateTmp PrivateDevices ProtectClock"
     " ProtectHostname ProtectKernelLogs ProtectKernelModules ProtectKernelTunables ProtectControlGroups ProtectProc"
     " RestrictAddressFamilies RestrictNamespaces RestrictRealtime RestrictSUIDSGID LockPersonality RemoveIPC"
