@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -115,8 +116,8 @@ def reading(path: Path) -> Iterator[Reader]:
             yield Reader(archive, _manifest(archive, path))
     except OSError as error:
         raise BackupFailed(f"{path} cannot be read ({error.strerror or type(error).__name__}).") from None
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise BackupFailed(f"{path} is no whole backup ({type(error).__name__}).") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError):
+        raise BackupFailed(f"{path} is no whole backup: it is damaged, cut short, or another file.") from None
 
 
 def _manifest(archive: zipfile.ZipFile, path: Path) -> Manifest:

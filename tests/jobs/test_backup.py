@@ -23,11 +23,12 @@ from jobs.clerk import Clerk
 from jobs.database import migrate, open_engine, transaction
 from jobs.errors import StoreUnavailable
 from jobs.files import Vault
-from jobs.records import Failed, NewWebhook
+from jobs.records import Failed
 from jobs.retention import Retention
 from jobs.states import JobState
 from jobs.store import Store
 from jobs.store.registry import BACKUP_OFFICE
+from jobs.webhooks import NewWebhook
 from tests.jobs.batch_files import check_files, content, end, make_batch, queued, valid
 from tests.jobs.support import claim, make_line, make_settings, submit_one, success
 from tests.support.services import wait_until
@@ -89,7 +90,7 @@ def fill(store: Store, vault: Vault, redis: Redis) -> str:
         store.finish(claim(store, submit_one(store, metadata={"é": "\U0001f3d2"})).ref, outcome)
     submit_one(store, deadline_seconds=3600)
     store.cancel(submit_one(store))
-    store.create_webhook(NewWebhook(url="https://example.org/hook", events=["batch.completed"], secret="whsec_a"))
+    store.create_webhook(NewWebhook(url="https://example.org/hook", events=["batch.completed"]))
     store.announce_model("demo", "0" * 64, 512, b"GGUF\x00\xff", {"model": "demo"})
     store.submit([make_line()], idempotency_key="a key", body_sha256="b" * 64)
     batch_id = make_batch(store, vault, [valid(number) for number in range(1, 9)])

@@ -144,8 +144,8 @@ def _tagged(value: Any) -> Any:
     """Parameters as JSON: instants and bytes say what they are."""
     if isinstance(value, datetime):
         return {"$at": value.isoformat()}
-    if isinstance(value, bytes):
-        return {"$bytes": base64.b64encode(value).decode()}
+    if isinstance(value, bytes | memoryview):
+        return {"$bytes": base64.b64encode(bytes(value)).decode()}
     if isinstance(value, Mapping):
         return {name: _tagged(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

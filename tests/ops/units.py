@@ -14,10 +14,11 @@ _KNOWN = {
     "Install": "WantedBy",
     "Timer": "OnCalendar RandomizedDelaySec Persistent",
     "Service": "Type EnvironmentFile Environment LoadCredential ExecStart WorkingDirectory StateDirectory"
-    " CacheDirectory ReadWritePaths Restart RestartSec RemainAfterExit KillMode TimeoutStopSec User Group NoNewPrivileges"
-    " CapabilityBoundingSet AmbientCapabilities ProtectSystem ProtectHome PrivateTmp PrivateDevices ProtectClock"
-    " ProtectHostname ProtectKernelLogs ProtectKernelModules ProtectKernelTunables ProtectControlGroups ProtectProc"
-    " RestrictAddressFamilies RestrictNamespaces RestrictRealtime RestrictSUIDSGID LockPersonality RemoveIPC"
+    " CacheDirectory ReadWritePaths Restart RestartSec RemainAfterExit KillMode TimeoutStopSec User"
+    " Group NoNewPrivileges CapabilityBoundingSet AmbientCapabilities ProtectSystem ProtectHome"
+    " PrivateTmp PrivateDevices ProtectClock ProtectHostname ProtectKernelLogs ProtectKernelModules"
+    " ProtectKernelTunables ProtectControlGroups ProtectProc RestrictAddressFamilies"
+    " RestrictNamespaces RestrictRealtime RestrictSUIDSGID LockPersonality RemoveIPC"
     " SystemCallArchitectures SystemCallFilter SystemCallErrorNumber UMask",
 }
 
