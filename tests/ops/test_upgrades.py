@@ -44,9 +44,10 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("empty_postgres_url"))
 
 
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    opened = open_engine(database_url)
+@pytest.fixture(params=["sqlite_url", "postgres_url"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """On a database with the newest tables."""
+    opened = open_engine(str(request.getfixturevalue(request.param)))
     yield opened
     opened.dispose()
 
