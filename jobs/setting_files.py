@@ -71,6 +71,6 @@ def _decoded(field_name: str, text: str) -> Any:
 
 def _wrong(field_name: str, reason: str) -> ValidationError:
     """As if a field of that name had been wrong, so that it is told like any other wrong setting."""
-    fault = PydanticCustomError("setting_file", reason)  # type: ignore[arg-type]
+    fault = PydanticCustomError("setting_file", reason)
     where = f"{field_name}{SUFFIX}".lower()
     return ValidationError.from_exception_data("Settings", [InitErrorDetails(type=fault, loc=(where,), input=None)])

@@ -65,8 +65,8 @@ def _spent(scope: Scope, ids: Sequence[str]) -> dict[Any, Any]:
     """The tokens of these lines' texts, added to their batch's: who gave an end no number has not counted them."""
     columns = (Generation.num_prompt_tokens, Generation.num_completion_tokens)
     query = sa.select(*(sa.func.coalesce(sa.func.sum(column), 0) for column in columns))
-    prompt, completion = scope.connection.execute(query.where(Generation.job_id.in_(ids))).one()
+    spent = scope.connection.execute(query.where(Generation.job_id.in_(ids))).one()
     return {
-        Batch.num_prompt_tokens: Batch.num_prompt_tokens + int(prompt),
-        Batch.num_completion_tokens: Batch.num_completion_tokens + int(completion),
+        Batch.num_prompt_tokens: Batch.num_prompt_tokens + int(spent[0]),
+        Batch.num_completion_tokens: Batch.num_completion_tokens + int(spent[1]),
     }

@@ -203,7 +203,7 @@ def _postgres(folder: Path, num_connections: int) -> Iterator[str]:
     with process(postgres_command(data), folder / "postgres.log"):
         wait_until(url_file.exists)
         with psycopg.connect(url_file.read_text().strip(), autocommit=True) as connection:
-            connection.execute(f"ALTER SYSTEM SET max_connections = {num_connections}")  # type: ignore[arg-type]
+            connection.execute(f"ALTER SYSTEM SET max_connections = {num_connections}")
             connection.execute("ALTER SYSTEM SET shared_buffers = '512MB'")
     with process(postgres_command(data), folder / "postgres.log"):
         wait_until(url_file.exists)

@@ -106,7 +106,7 @@ class SimulatedWorker:
         only (there are lanes beside the slots for them)."""
         room = self._load.slots - len(self._running)
         queues = MESSAGES if room > 0 else MESSAGES[:1]
-        first: Any = self._redis.brpop(queues, timeout=BRPOP_SECONDS)  # type: ignore[arg-type]
+        first: Any = self._redis.brpop(queues, timeout=BRPOP_SECONDS)
         if first is None:
             return []
         more: Any = self._redis.rpop(MESSAGES[1], room - 1) if room > 1 else None
