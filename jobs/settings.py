@@ -1,4 +1,5 @@
-"""Every setting of every role: one object, read from `PENSTOCK_*` environment variables.
+"""Every setting of every role: one object, read from `PENSTOCK_*` environment variables, or from the files that
+`PENSTOCK_*_FILE` name (`jobs.setting_files`).
 
 Durations end in `_seconds`; sizes in `_bytes`; counts of tokens in `_tokens`.
 """
@@ -6,12 +7,15 @@ Durations end in `_seconds`; sizes in `_bytes`; counts of tokens in `_tokens`.
 from __future__ import annotations
 
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from jobs.setting_files import SettingFiles
 
 
 def _default_home() -> Path:
@@ -26,6 +30,10 @@ class Settings(BaseSettings):
 
     home: Path = Field(default_factory=_default_home, description="Where embedded parts keep their files.")
     database_url: str = Field(default="", description="SQLAlchemy URL; empty: SQLite in `home`.")
+    database_password: str = Field(
+        default="",
+        description="Put into `database_url`, so that a secret may come alone (PENSTOCK_DATABASE_PASSWORD_FILE).",
+    )
     redis_url: str = Field(default="", description="Redis URL; empty: the socket `penstock up` serves in `home`.")
 
     # The API
@@ -173,6 +181,18 @@ class Settings(BaseSettings):
         default="info", description="The least grave message that is logged."
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments first, then files, then variables. One setting from file and variable is refused."""
+        return init_settings, SettingFiles(settings_cls), env_settings
+
     @field_validator("tensor_split", mode="before")
     @classmethod
     def _split_parts(cls, value: object) -> object:
@@ -181,7 +201,9 @@ class Settings(BaseSettings):
     @field_validator("api_keys", mode="before")
     @classmethod
     def _split_keys(cls, value: object) -> object:
-        return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
+        """By commas or, as a file of them has it, by lines."""
+        keys = re.split(r"[,\n]", value) if isinstance(value, str) else None
+        return value if keys is None else tuple(key.strip() for key in keys if key.strip())
 
     @cached_property
     def model_name(self) -> str:
@@ -191,7 +213,13 @@ class Settings(BaseSettings):
 
     @cached_property
     def resolved_database_url(self) -> str:
-        """SQLAlchemy URL of the database, embedded default filled in."""
+        """SQLAlchemy URL of the database, embedded default and password filled in."""
+        if self.database_url and self.database_password:
+            from sqlalchemy.engine import make_url
+
+            return (
+                make_url(self.database_url).set(password=self.database_password).render_as_string(hide_password=False)
+            )
         return self.database_url or f"sqlite:///{self.home.absolute() / 'penstock.db'}"
 
     @cached_property

@@ -343,6 +343,11 @@ class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor):
         with self._writing(durable=False) as scope:
             return registry.hold_office(scope, role, holder)
 
+    def backup_runs(self) -> bool:
+        """Whether somebody makes a backup just now: no object that a row has named may be deleted meanwhile."""
+        with self._reading() as scope:
+            return registry.office_is_held(scope, registry.BACKUP_OFFICE)
+
     def resign_office(self, role: str, holder: str) -> None:
         """Leave an office, so that the next one need not wait."""
         with self._writing(durable=False) as scope:
