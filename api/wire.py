@@ -139,7 +139,9 @@ class JobObject(BaseModel):
     timings: dict[str, float] | None = Field(description="Seconds: queued, prefill, first_token, decode, total.")
     recipe: str | None = Field(description="Id of all else that decides the text.")
     continuity: dict[str, Any] | None = Field(
-        default=None, description="How it took up what an earlier attempt had told, and at which token."
+        default=None,
+        description="How it took up what an earlier attempt had told, and at which token. `kept`: code points of what "
+        "each earlier attempt told that the text begins with.",
     )
     attempts: list[AttemptObject] | None
     max_attempts: int | None

@@ -14,7 +14,7 @@ from typing import Any, Protocol, get_args
 
 import stamina
 
-from jobs.errors import LeaseLost, StoreRefused, StoreUnavailable
+from jobs.errors import LeaseLost, QueueUnavailable, StoreRefused, StoreUnavailable
 from jobs.events import Snapshot
 from jobs.parameters import Parameters
 from jobs.records import (
@@ -29,6 +29,7 @@ from jobs.records import (
     Succeeded,
 )
 from jobs.states import ENDED, FinishReason, JobState, Priority
+from jobs.transcript import kept_of
 from worker.broadcast import Broadcaster, storable
 from worker.claims import Claims, ClaimWriter
 from worker.company import Closed, Company
@@ -44,6 +45,8 @@ ROW_CLASSES: tuple[RowClass, ...] = get_args(RowClass)
 CLAIM_TRY_SECONDS = 5.0
 """How long a claim is tried against a database that is away. Then the message is let go: the row stays, and the
 dispatcher publishes it again."""
+SNAPSHOT_TRY_SECONDS = 5.0
+"""How long a Redis that is away is waited for by an attempt that must know what readers have. Then it begins anew."""
 
 
 class Submits(Protocol):
@@ -157,9 +160,9 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
     if job.model != desk.model:
         return Failed("model_mismatch", "The job went to a worker that holds another model.", retryable=True)
     try:
-        before = desk.events.snapshot(job.ref.job_id) if job.ref.number > 1 else None
+        before = _told_before(job, desk)
         request = build_request(job, desk.vocabulary, desk.proofs, before)
-        desk.broadcaster.open(request.id, job.ref, on_demand=_on_demand(job))
+        desk.broadcaster.open(request.id, job.ref, on_demand=_on_demand(job), before=before)
         try:
             generation = desk.engine.submit(request)
             lease.attach(generation)
@@ -179,6 +182,22 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
         desk.on_engine_failure()
     assert completion is not None  # noqa: S101  `wait` without a timeout
     return outcome_of(completion, request, job, desk.recipe, desk.proofs, before=before)
+
+
+def _told_before(job: ClaimedJob, desk: Desk) -> Snapshot | None:
+    """What an earlier attempt had told readers; None where nothing is known of it."""
+    if job.ref.number == 1:
+        return None
+    try:
+        return _snapshot_patiently(job.ref.job_id, desk)
+    except QueueUnavailable:
+        logger.warning("What readers of %s have is not known, Redis is away; they will start over.", job.ref.job_id)
+        return None
+
+
+@stamina.retry(on=QueueUnavailable, attempts=None, timeout=SNAPSHOT_TRY_SECONDS, wait_max=0.5)
+def _snapshot_patiently(job_id: str, desk: Desk) -> Snapshot | None:
+    return desk.events.snapshot(job_id)
 
 
 def _finish(job: ClaimedJob, outcome: Outcome, desk: Desk) -> str:
@@ -256,11 +275,17 @@ def _taken_over(job: ClaimedJob, knobs: Parameters, before: Snapshot | None) -> 
 
 
 def continuity_of(request: Request, completion: Completion, before: Snapshot | None) -> dict[str, Any] | None:
-    """How an attempt took up what the one before had told: where it went on, or whether it said the same again."""
+    """How an attempt took up what the one before had told: where it went on, or whether it said the same again; and
+    how many code points of what each earlier attempt told the text begins with, for readers that come back."""
     if before is None:
         return None
     tokens = before.token_ids
-    told: dict[str, Any] = {"from_attempt": before.attempt, "tokens": len(tokens)}
+    kept = kept_of(storable(completion.text), before.attempt, before.text, before.kept)
+    told: dict[str, Any] = {
+        "from_attempt": before.attempt,
+        "tokens": len(tokens),
+        "kept": {str(attempt): num for attempt, num in kept.items()},
+    }
     if request.taken_over:
         return {"mode": "continued", **told}
     return {"mode": "regenerated", **told, "matches": completion.token_ids[: len(tokens)] == tokens}
