@@ -28,10 +28,10 @@ import httpx
 from cli.errors import CliError
 from cli.processes import SignalWatch
 from ops.chaos.evidence import Evidence, StoredText
-from ops.chaos.faults import Recovery, Scene, calmly, kill_api, kill_worker, pid_of
+from ops.chaos.faults import Recovery, Scene, calmly, kill_api, kill_worker
 from ops.chaos.load import END_TOKENS, SUBJECTS
 from ops.chaos.readers import READERS, Reader, Stream, Wire
-from ops.chaos.system import Interrupted, Plan, System, forget_settings
+from ops.chaos.system import Interrupted, Plan, System, forget_settings, pid_of
 from ops.chaos.trial import keep_logs
 
 RETRY_SECONDS = 0.2
@@ -244,7 +244,7 @@ class Trial:
             verdict.problems += [
                 f"stream {reader.stream.number} ({reader.stream.wire}): {text}" for text in reader.problems
             ]
-            verdict.problems += _lies(reader, stored.get(reader.job_id))
+            verdict.problems += lies(reader, stored.get(reader.job_id))
         known = [reader.job_id for reader in readers if reader.job_id]
         verdict.problems += evidence.problems(known, crowd.refused)
         verdict.figures |= _figures(readers, stored, self.verdict.strikes)
@@ -259,7 +259,7 @@ def _kill_redis(scene: Scene) -> Recovery:
     return scene.until(lambda: scene.system.is_up("redis", other_than=pid) and up(), struck)
 
 
-def _lies(reader: Reader, stored: StoredText | None) -> list[str]:
+def lies(reader: Reader, stored: StoredText | None) -> list[str]:
     """How a reader that has finished was deceived."""
     name = f"stream {reader.stream.number} ({reader.stream.wire}, {reader.job_id})"
     if stored is None:
