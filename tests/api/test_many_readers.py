@@ -25,6 +25,7 @@ __all__ = ["start_process"]  # a fixture
 
 NUM_READERS, NUM_JOBS, NUM_PIECES = 1000, 4, 25
 NUM_SLEEPERS = 8
+NUM_LONG_PIECES, LONG_PIECE = 80, "The puck flies, and the crowd holds its breath. " * 1000
 PIECE = "Skates carve the ice ❄️ " * 40
 BYTES_A_READER = 128 * 1024
 """Of the API's memory, at most: its connection, its tasks, and what waits for it."""
@@ -170,6 +171,39 @@ def test_a_thousand_readers_get_the_whole_text_for_a_bounded_price(
             reader.close()
         assert peak - before < NUM_READERS * BYTES_A_READER, f"{(peak - before) >> 20} MiB"
         assert connections < NUM_CONNECTIONS
+
+    run(read())
+
+
+@pytest.mark.timeout(180)
+def test_readers_that_sleep_through_a_long_text_hold_nobody_up_and_wake_to_all_of_it(
+    set_stage: Callable[..., Stage], start_process: Callable[..., Process]
+) -> None:
+    """More than any buffer on the way takes: the server holds it back for them, and bounded."""
+    process, stage = start_process(), set_stage()
+    url, memory = process.url(), psutil.Process(process.process.pid).memory_info
+    (teller,) = tellers(stage, 1)
+    path = f"/v1/jobs/{teller.ref.job_id}/events"
+
+    async def read() -> None:
+        sleepers = [await Connection.open(url, path, window_bytes=4096) for _ in range(NUM_SLEEPERS)]
+        awake = await Connection.open(url, path)
+        reading = asyncio.create_task(awake.until("end"))
+        await asyncio.to_thread(subscribed, stage, [teller])
+        before = memory().rss
+        for _ in range(NUM_LONG_PIECES):
+            await asyncio.to_thread(teller.say, LONG_PIECE)
+        await asyncio.to_thread(teller.end)
+        await reading
+        assert (awake.last, awake.text == teller.text) == ("end", True), "while the others have read nothing"
+        peak = memory().rss
+        await asyncio.gather(*(sleeper.until("end") for sleeper in sleepers))
+        assert {(sleeper.last, sleeper.resets, sleeper.text == teller.text) for sleeper in sleepers} == {
+            ("end", 0, True)
+        }
+        for connection in (awake, *sleepers):
+            connection.close()
+        assert peak - before < NUM_SLEEPERS * 6 * len(teller.text), f"{(peak - before) >> 20} MiB"
 
     run(read())
 
