@@ -23,12 +23,12 @@ from tests.support.services import wait_until
 
 __all__ = ["start_process"]  # a fixture
 
-NUM_READERS, NUM_JOBS, NUM_PIECES = 1000, 4, 25
+NUM_READERS, NUM_JOBS, NUM_PIECES = 1000, 4, 12
 NUM_SLEEPERS = 8
 NUM_LONG_PIECES, LONG_PIECE = 80, "The puck flies, and the crowd holds its breath. " * 1000
-PIECE = "Skates carve the ice ❄️ " * 40
-BYTES_A_READER = 128 * 1024
-"""Of the API's memory, at most: its connection, its tasks, and what waits for it."""
+PIECE = "Skates carve the ice ❄️ " * 80
+BYTES_A_READER = 256 * 1024
+"""Of the API's memory, at most: its connection, its tasks, what waits for it, and the text (46 KiB) twice over."""
 NUM_CONNECTIONS = 40
 """To Redis, at most, whatever the readers: one for all subscriptions, a few for snapshots."""
 DEADLINE_SECONDS = 120.0
