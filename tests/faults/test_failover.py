@@ -91,7 +91,7 @@ def test_a_worker_that_dies_while_it_catches_up_loses_nothing_that_was_told(syst
     reading = Native(system, job_id)
     reading.wait_for_text(1500)
     replace_worker(system)
-    wait_until(lambda: system.store.get(job_id).attempt == 2, 30)
+    wait_until(lambda: system.store.get(job_id).attempt == 2, 60)
     replace_worker(system)
     completion, continuity = stored(system, job_id)
     reading.join()
