@@ -401,8 +401,7 @@ def number_of(attempt: int, length: int) -> int:
 
 
 def place_of(number: int) -> tuple[int, int]:
-    """The attempt and the code points that a reader has who saw the event `number`. Past the text's end is for the
-    caller to cut."""
+    """The attempt and the code points that a reader has who saw the event `number`; perhaps past the text's end."""
     attempt, rest = divmod(max(number, 0), NUMBERS)
     return attempt + 1, max(0, rest - LAST_OPENING)
 
@@ -445,6 +444,5 @@ def closing_events(job: Job, generation: Generation | None, later_than: int) -> 
 
 
 def error_event(message: str, code: str, number: int) -> bytes:
-    """The last frame of a stream that did not come to its end. `number`: of the last event before it, so that a reader
-    may take either for the place to go on from."""
+    """The last frame of a cut stream. `number`: of the last event before it, so that a reader may go on from either."""
     return event("error", number, code=code, message=message, param=None)
