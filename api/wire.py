@@ -140,8 +140,8 @@ class JobObject(BaseModel):
     recipe: str | None = Field(description="Id of all else that decides the text.")
     continuity: dict[str, Any] | None = Field(
         default=None,
-        description="How it took up what an earlier attempt had told, and at which token; or the job `of` which it is "
-        "the generation, `reused`.",
+        description="How it took up what an earlier attempt had told, and at which token (`kept`: code points of what "
+        "each earlier attempt told that the text begins with); or the job `of` which it is the generation, `reused`.",
     )
     attempts: list[AttemptObject] | None
     max_attempts: int | None
