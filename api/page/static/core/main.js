@@ -36,9 +36,9 @@ const lostView = {
   show: () => ({ title: "Nothing here", element: empty("Nothing here", "This address names no view.", link("To the overview", "#/")) }),
 };
 
-/** `keepFocus`: the address was the same place before, with another filter. */
 function show() {
   const place = readPlace();
+  const focused = document.activeElement?.name;
   leaving.abort(new DOMException("left", "AbortError"));
   leaving = new AbortController();
   const view = viewOf(place.parts).show({ ...place, id: place.parts[1], signal: leaving.signal, retitle });
@@ -47,6 +47,7 @@ function show() {
   retitle(view.title);
   markPlace(place.parts[0] ?? "");
   if (shownPath !== null && shownPath !== path) arrive();
+  else if (focused) stay(focused);
   shownPath = path;
 }
 
@@ -57,6 +58,11 @@ function arrive() {
   if (!heading) return;
   heading.tabIndex = -1;
   heading.focus({ preventScroll: true });
+}
+
+/** The same view with another filter: who chose it goes on choosing. */
+function stay(name) {
+  main.querySelector(`[name="${CSS.escape(name)}"]:checked`)?.focus();
 }
 
 function retitle(title) {
