@@ -46,12 +46,23 @@ export function setText(element, text) {
   return element;
 }
 
+const kept = new WeakMap();
+
+/** Whether the children of `parent` are those that `keyed` made. */
+export const isKeyed = (parent) => kept.has(parent);
+
+/** Puts something else in the place of what `keyed` made. */
+export function unkey(parent, ...children) {
+  kept.delete(parent);
+  fill(parent, ...children);
+}
+
 /**
  * Makes the children of `parent` those of `items`, in their order, without making again what is there: the focus and
  * the selection stay where they are. `make(item)` answers `{element, update(item)}`.
  */
 export function keyed(parent, items, keyOf, make) {
-  const known = parent.rows ?? new Map();
+  const known = kept.get(parent) ?? new Map();
   const rows = new Map();
   for (const item of items) {
     const key = keyOf(item);
@@ -66,7 +77,7 @@ export function keyed(parent, items, keyOf, make) {
     if (next !== row.element) parent.insertBefore(row.element, next);
     place = row.element;
   }
-  parent.rows = rows;
+  kept.set(parent, rows);
 }
 
 let lastId = 0;

@@ -30,6 +30,7 @@ export function poll(signal, look, onError = () => false) {
         reached();
       } catch (error) {
         if (signal.aborted) return;
+        if (error.status === undefined) throw error; // a defect of the page
         if (!passing(error)) {
           if (!onError(error)) return;
           seconds = LAST_RETRY_SECONDS;

@@ -11,9 +11,9 @@ const LOOKS = {
 };
 const WORDS = { in_progress: "in progress", lease_lost: "lease lost" };
 
-export function badge(state) {
+export function badge(state, word = WORDS[state] ?? state) {
   const look = LOOKS[state] ?? state;
-  return h("span", { class: `badge badge-${look}` }, icon(look, 14), WORDS[state] ?? state);
+  return h("span", { class: `badge badge-${look}` }, icon(look, 14), word);
 }
 
 /** A badge that follows its state, and is only made again when that changes. */

@@ -61,7 +61,7 @@ function output() {
     select("response_format", "Format", [["", "any text"], ["json_object", "a JSON object"], ["json_schema", "JSON of a schema"]]),
     textArea("json_schema", "JSON schema", { rows: 5, placeholder: '{"type": "object", "properties": {"title": {"type": "string"}}}' }),
     numberField("logprobs", "Log probabilities", { min: 0, max: 20, step: 1, placeholder: "off", hint: "Likeliest tokens to tell at each place." }),
-    select("exact", "Exact", [["", "as the worker can"], ["true", "yes, or fail"], ["false", "no"]], { hint: "The text depends on nothing that runs beside it." }),
+    select("exact", "Exact", [["", "default"], ["true", "on"], ["false", "off"]], { hint: "The text depends on nothing that runs beside it." }),
     textArea("logit_bias", "Logit bias", { rows: 2, placeholder: "1234: -5", hint: "A token id and a bias from -100 to 100, one pair a line." }),
   ];
 }
@@ -69,8 +69,8 @@ function output() {
 function delivery(single) {
   const more = [
     numberField("deadline_seconds", "Deadline, seconds", { min: 0, placeholder: "none", hint: "Past it the job ends with the text it has." }),
-    numberField("max_attempts", "Attempts at most", { min: 1, max: 100, step: 1, placeholder: "as the server says" }),
-    field("model", "Model", { placeholder: "the one that is served", spellcheck: "false" }),
+    numberField("max_attempts", "Attempts at most", { min: 1, max: 100, step: 1, placeholder: "default" }),
+    field("model", "Model", { placeholder: "default", spellcheck: "false" }),
   ];
   const choices = [["", single ? "interactive" : "batch"], single ? ["batch", "batch"] : ["interactive", "interactive"]];
   return [select("priority", "Priority", choices), ...more];

@@ -18,7 +18,7 @@ export function verdict(replay, id) {
   return h(
     "div",
     { class: `verdict verdict-${look}`, "data-result": replay.result },
-    h("p", { class: "verdict-title" }, badge(look === "running" ? "running" : replay.result === "match" ? "succeeded" : look), h("strong", {}, title)),
+    h("p", { class: "verdict-title" }, badge(look, replay.result.replace("_", " ")), h("strong", {}, title)),
     h("p", {}, text),
     replay.result === "recipe_differs" && fields(replay),
     replay.result === "differs" && texts(replay),

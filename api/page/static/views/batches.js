@@ -1,7 +1,7 @@
 // All batches, newest first, each with how far it is, how fast it goes, and when it should be done.
 
 import { get, query as queryString } from "../core/api.js";
-import { fill, h, keyed, setText } from "../core/dom.js";
+import { fill, h, isKeyed, keyed, setText, unkey } from "../core/dom.js";
 import { eta, number, plural, rate, shortId } from "../core/format.js";
 import { poll } from "../core/poll.js";
 import { empty, link, liveBadge, when } from "../parts/bits.js";
@@ -29,10 +29,9 @@ export function show({ signal }) {
     const page = await get(`/v1/batches${queryString({ rates: true, limit: PER_PAGE, after })}`, signal);
     if (asked !== after) return 0;
     if (page.data.length === 0) {
-      place.rows = undefined;
-      fill(place, empty("No batch yet", "Drop a file of prompts, and watch it run.", link("New batch", "#/new/batch", { look: "main", name: "upload" })));
+        unkey(place, empty("No batch yet", "Drop a file of prompts, and watch it run.", link("New batch", "#/new/batch", { look: "main", name: "upload" })));
     } else {
-      if (!place.rows) fill(place);
+    if (!isKeyed(place)) fill(place);
       keyed(place, page.data, (batch) => batch.id, batchRow);
     }
     pages.update(after, page);

@@ -95,7 +95,7 @@ function chatFields() {
   const add = (role = "user", content = "") => {
     const number = list.children.length + 1;
     const who = h("select", { "aria-label": `Role of message ${number}` }, ROLES.map((name) => h("option", { value: name, selected: name === role }, name)));
-    const text = h("textarea", { rows: 3, "aria-label": `Text of message ${number}`, placeholder: EXAMPLE });
+    const text = h("textarea", { rows: number === 1 ? 6 : 3, "aria-label": `Text of message ${number}`, placeholder: EXAMPLE });
     text.value = content;
     const remove = button("Remove", () => row.remove(), { look: "quiet", "aria-label": `Remove message ${number}` });
     const row = h("li", { class: "message-field" }, h("div", { class: "message-head" }, who, remove), text);

@@ -1,7 +1,7 @@
 // What goes on now: speed, slots, what waits, the batches that run, the newest jobs.
 
 import { get, look } from "../core/api.js";
-import { fill, h, keyed, svg } from "../core/dom.js";
+import { fill, h, isKeyed, keyed, svg, unkey } from "../core/dom.js";
 import { ago, number, rate, short } from "../core/format.js";
 import { poll } from "../core/poll.js";
 import { card, empty, link, tile } from "../parts/bits.js";
@@ -56,7 +56,7 @@ async function refreshTiles(tiles, signal) {
 }
 
 export function queueHint(queue) {
-  const waits = queue.oldest_at && queue.queued ? `oldest from ${ago(queue.oldest_at)}` : "nothing waits";
+  const waits = queue.oldest_at && queue.queued ? `oldest ${ago(queue.oldest_at)}` : "nothing waits";
   return `${number(queue.running)} running · ${waits}`;
 }
 
@@ -64,11 +64,10 @@ async function refreshBatches(place, signal) {
   const { data } = await get(`/v1/batches?rates=true&limit=${NUM_BATCHES}`, signal);
   const open = data.filter((batch) => OPEN.has(batch.status));
   if (open.length === 0) {
-    place.rows = undefined;
-    fill(place, empty("No batch is under way", "Drop a file of prompts, and watch it run.", link("New batch", "#/new/batch", { name: "upload" })));
+    unkey(place, empty("No batch is under way", "Drop a file of prompts, and watch it run.", link("New batch", "#/new/batch", { name: "upload" })));
     return 5;
   }
-  if (!place.rows) fill(place);
+    if (!isKeyed(place)) fill(place);
   keyed(place, open, (batch) => batch.id, batchRow);
   return 2;
 }

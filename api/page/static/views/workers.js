@@ -1,7 +1,7 @@
 // The workers and what waits for them: slots, speed, queues.
 
 import { get, look } from "../core/api.js";
-import { fill, h, keyed, setText } from "../core/dom.js";
+import { fill, h, isKeyed, keyed, setText, unkey } from "../core/dom.js";
 import { bytes, number, plural, rate } from "../core/format.js";
 import { poll } from "../core/poll.js";
 import { card, empty, facts, when } from "../parts/bits.js";
@@ -32,11 +32,10 @@ export function show({ signal }) {
 
 function paintWorkers(place, workers) {
   if (workers.length === 0) {
-    place.rows = undefined;
-    fill(place, empty("No worker is alive", "Jobs are accepted and wait. Start one:", h("p", {}, h("code", {}, "penstock worker"))));
+    unkey(place, empty("No worker is alive", "Jobs are accepted and wait. Start one:", h("p", {}, h("code", {}, "penstock worker"))));
     return;
   }
-  if (!place.rows) fill(place);
+    if (!isKeyed(place)) fill(place);
   keyed(place, workers, (worker) => worker.name, workerCard);
 }
 
