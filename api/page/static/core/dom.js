@@ -29,8 +29,10 @@ function dress(element, props) {
   }
 }
 
+const SKIPPED = new Set([undefined, null, false, true, ""]);
+
 function texts(children) {
-  return children.flat(Infinity).filter((child) => child !== undefined && child !== null && child !== false && child !== "");
+  return children.flat(Infinity).filter((child) => !SKIPPED.has(child));
 }
 
 /** Puts children in the place of what is there. */

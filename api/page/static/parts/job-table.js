@@ -4,10 +4,10 @@ import { h, keyed, setText } from "../core/dom.js";
 import { number, oneLine } from "../core/format.js";
 import { batchLink, jobLink, liveBadge, when } from "./bits.js";
 
-/** `showBatch`: whether there is a column for it. `update(jobs)`. */
-export function jobTable(caption, { showBatch = true } = {}) {
-  const names = ["State", "Prompt", "Text", "Tokens", ...(showBatch ? ["Batch"] : []), "Accepted"];
-  const heads = names.map((name) => h("th", { scope: "col", class: name === "Tokens" ? "numeric" : "" }, name));
+/** `ofBatch`: lines of one batch, which need no column for it, nor for when it was accepted. `update(jobs)`. */
+export function jobTable(caption, { ofBatch = false } = {}) {
+  const names = ["State", ofBatch ? "Line" : "Prompt", "Text", "Tokens", ...(ofBatch ? [] : ["Batch", "Accepted"])];
+  const heads = names.map((name) => h("th", { scope: "col", class: `of-${name.toLowerCase()}${name === "Tokens" ? " numeric" : ""}` }, name));
   const body = h("tbody");
   const element = h(
     "div",
@@ -17,32 +17,33 @@ export function jobTable(caption, { showBatch = true } = {}) {
   return {
     element,
     update(jobs) {
-      keyed(body, jobs, (job) => job.id, (job) => row(job, showBatch));
+      keyed(body, jobs, (job) => job.id, (job) => row(job, ofBatch));
     },
   };
 }
 
-function row(job, showBatch) {
+function row(job, ofBatch) {
   const state = liveBadge();
   const text = h("span", { class: "excerpt" });
-  const tokens = h("td", { class: "numeric", "data-name": "Tokens" });
+  const tokens = h("td", { class: "of-tokens numeric" });
   const element = h(
     "tr",
     {},
-    h("td", { "data-name": "State" }, state.element),
-    h("td", { class: "grow", "data-name": "Prompt" }, h("span", { class: "excerpt strong" }, oneLine(promptOf(job))), h("span", { class: "under" }, job.custom_id && h("span", { class: "custom-id" }, job.custom_id), jobLink(job.id))),
-    h("td", { class: "grow", "data-name": "Text" }, text),
+    h("td", { class: "of-state" }, state.element),
+    h("td", { class: "of-prompt" }, h("span", { class: "excerpt strong" }, oneLine(promptOf(job))), h("span", { class: "under" }, job.custom_id && h("span", { class: "custom-id" }, job.custom_id), jobLink(job.id))),
+    h("td", { class: "of-text" }, text),
     tokens,
-    showBatch && h("td", { "data-name": "Batch" }, job.batch_id ? batchLink(job.batch_id) : "–"),
-    h("td", { class: "nowrap", "data-name": "Accepted" }, when(job.created_at)),
+    ofBatch || h("td", { class: "of-batch" }, job.batch_id ? batchLink(job.batch_id) : "–"),
+    ofBatch || h("td", { class: "of-accepted" }, when(job.created_at)),
   );
   return {
     element,
     update(now) {
       state.update(now.state);
-      setText(text, now.error ? now.error.message : oneLine(now.completion ?? "") || "–");
+      setText(text, (now.error ? now.error.message : oneLine(now.completion ?? "")) || "–");
       text.classList.toggle("is-error", Boolean(now.error));
       setText(tokens, now.usage ? number(now.usage.completion_tokens) : "–");
+      element.classList.toggle("has-no-text", !now.error && !now.completion);
     },
   };
 }

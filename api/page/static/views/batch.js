@@ -33,7 +33,7 @@ export function show({ id, query, signal, retitle }) {
     return null;
   }
 
-  const lines = jobList("Lines of the batch", { batch_id: id, state: query.state }, signal, { showBatch: false });
+  const lines = jobList("Lines of the batch", { batch_id: id, state: query.state }, signal, { ofBatch: true });
   const choose = (state) => go(["batches", id], { state });
   const element = h(
     "div",

@@ -46,9 +46,9 @@ export function stateFilter(chosen, choose) {
 }
 
 /** A page of jobs that keeps up to date, and steps to the others. `wanted`: fields of the API's listing. */
-export function jobList(caption, wanted, signal, { showBatch = true } = {}) {
+export function jobList(caption, wanted, signal, { ofBatch = false } = {}) {
   const place = h("div", { class: "card flush" });
-  const table = jobTable(caption, { showBatch });
+  const table = jobTable(caption, { ofBatch });
   let after = "";
   const pages = pager("jobs", (next) => {
     after = next;

@@ -9,25 +9,26 @@ import { jobTable } from "../parts/job-table.js";
 import { sparkline } from "../parts/sparkline.js";
 import { batchRow, OPEN } from "./batches.js";
 
-const NUM_JOBS = 8;
+const NUM_TEXTS = 6;
+const NUM_FAILURES = 3;
 const NUM_BATCHES = 20;
 
 export function show({ signal }) {
   const tiles = makeTiles();
   const batches = h("div", { class: "batch-list" });
-  const jobs = h("div", {});
-  const table = jobTable("The newest jobs");
+  const texts = latest("Newest texts", "succeeded", signal);
+  const failures = latest("Newest failures", "failed", signal);
   const element = h(
     "div",
     { class: "view" },
     h("div", { class: "view-head" }, h("h1", {}, "Overview"), h("div", { class: "actions" }, link("New batch", "#/new/batch", { name: "upload" }), link("New job", "#/new", { look: "main", name: "plus" }))),
     tiles.element,
     card("Batches under way", { id: "open-batches", actions: link("All batches", "#/batches", { look: "quiet" }) }, batches),
-    card("Newest jobs", { id: "newest-jobs", actions: link("All jobs", "#/jobs", { look: "quiet" }) }, jobs),
+    texts,
+    failures,
   );
   poll(signal, () => refreshTiles(tiles, signal));
   poll(signal, () => refreshBatches(batches, signal));
-  poll(signal, () => refreshJobs(jobs, table, signal));
   return { title: "Overview", element };
 }
 
@@ -72,10 +73,19 @@ async function refreshBatches(place, signal) {
   return 2;
 }
 
-async function refreshJobs(place, table, signal) {
-  const page = await get(`/v1/jobs?excerpt=200&limit=${NUM_JOBS}`, signal);
-  table.update(page.data);
-  const shown = page.data.length ? table.element : empty("No job yet", "Ask the model something.", link("New job", "#/new", { look: "main", name: "plus" }));
-  if (place.firstElementChild !== shown) fill(place, shown);
-  return page.data.some((job) => job.ended_at === null) ? 2 : 5;
+/** The newest jobs that ended so. While there are none, nothing is shown of failures. */
+function latest(title, state, signal) {
+  const table = jobTable(title);
+  const place = h("div", {});
+  const all = link(`All ${state}`, `#/jobs?state=${state}`, { look: "quiet" });
+  const element = card(title, { id: `newest-${state}`, class: "flush", actions: all, hidden: state === "failed" }, place);
+  poll(signal, async () => {
+    const page = await get(`/v1/jobs?excerpt=200&state=${state}&limit=${state === "failed" ? NUM_FAILURES : NUM_TEXTS}`, signal);
+    table.update(page.data);
+    element.hidden = state === "failed" && page.data.length === 0;
+    const shown = page.data.length ? table.element : empty("No text yet", "Ask the model something.", link("New job", "#/new", { look: "main", name: "plus" }));
+    if (!page.data.length || place.firstElementChild !== shown) fill(place, shown);
+    return 4;
+  });
+  return element;
 }
