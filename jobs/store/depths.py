@@ -9,7 +9,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from jobs.records import QueueDepth
-from jobs.states import JobState, Priority
+from jobs.states import Priority
 from jobs.store.progress import NUM_ENDED
 from jobs.store.scope import PUBLISHED, RUNNING, UNPUBLISHED, AnyRow, Scope
 from jobs.tables import Batch, Job
@@ -56,16 +56,19 @@ def _batch(scope: Scope) -> QueueDepth:
 def _waiting(scope: Scope, kind: sa.TextClause) -> AnyRow:
     """Interactive jobs of a kind: how many, and since when. A line of a batch may be interactive as well, but is
     reckoned with its batch."""
+    return _tally(scope, _first(kind, sa.and_(Job.priority == Priority.INTERACTIVE, Job.batch_id.is_(None))))
+
+
+def _first(kind: sa.TextClause, condition: sa.ColumnElement[bool]) -> sa.Subquery:
+    """When the first jobs of a kind were accepted. The order has the databases enter the index of the kind."""
     order = (Job.published_at, Job.id) if kind is PUBLISHED else (Job.dispatch_order, Job.available_at, Job.id)
-    alone = sa.and_(Job.priority == Priority.INTERACTIVE, Job.batch_id.is_(None))
-    some = sa.select(Job.created_at).where(kind, alone).order_by(*order).limit(MAX_COUNTED).subquery()
-    return _tally(scope, some)
+    return sa.select(Job.created_at).where(kind, condition).order_by(*order).limit(MAX_COUNTED).subquery()
 
 
 def _single(scope: Scope) -> AnyRow:
-    alone = sa.and_(Job.priority == Priority.BATCH, Job.batch_id.is_(None), Job.state == JobState.QUEUED)
-    unsent = sa.select(Job.created_at).where(UNPUBLISHED, alone).limit(MAX_COUNTED).subquery()
-    sent = sa.select(Job.created_at).where(PUBLISHED, alone).limit(MAX_COUNTED).subquery()
+    """Jobs of low priority without a batch, with a message or not."""
+    alone = sa.and_(Job.priority == Priority.BATCH, Job.batch_id.is_(None))
+    unsent, sent = (_first(kind, alone) for kind in (UNPUBLISHED, PUBLISHED))
     both = sa.union_all(sa.select(unsent.c.created_at), sa.select(sent.c.created_at)).limit(MAX_COUNTED).subquery()
     return _tally(scope, both)
 
@@ -83,7 +86,7 @@ def _open_batches(scope: Scope) -> AnyRow:
 
 
 def _published(scope: Scope) -> int:
-    some = sa.select(Job.id).where(PUBLISHED, Job.priority == Priority.BATCH).limit(MAX_COUNTED).subquery()
+    some = _first(PUBLISHED, Job.priority == Priority.BATCH)
     return scope.connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
 
 
