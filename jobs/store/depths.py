@@ -79,7 +79,9 @@ def _tally(scope: Scope, found: sa.Subquery) -> AnyRow:
 
 
 def _open_batches(scope: Scope) -> AnyRow:
-    waiting = sa.and_(sa.text("batches.ended_at IS NULL"), Batch.cancel_requested_at.is_(None), Batch.failed_at.is_(None))
+    waiting = sa.and_(
+        sa.text("batches.ended_at IS NULL"), Batch.cancel_requested_at.is_(None), Batch.failed_at.is_(None)
+    )
     oldest = sa.func.min(Batch.created_at, type_=Batch.created_at.type)
     query = sa.select(sa.func.sum(Batch.num_total - NUM_ENDED).label("num_left"), oldest.label("oldest_at"))
     return scope.connection.execute(query.where(waiting, Batch.num_total > NUM_ENDED)).one()

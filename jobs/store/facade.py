@@ -255,6 +255,7 @@ class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor):
         limit: int = 20,
         after: str | None = None,
         owner: str | None = None,
+        *,
         id_prefix: str = "",
     ) -> tuple[list[Job], bool]:
         """A page of jobs, newest first (a batch's: last line first), and whether more follow. `after` is the id of the

@@ -1,4 +1,4 @@
-"""The page on a real system: API, dispatcher and worker with the demo model, and a browser whose console must be still."""
+"""The page on a real system: API, dispatcher, worker with the demo model; and a browser whose console must be still."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def system(start_system: Callable[..., System]) -> System:
 
 
 @pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:  # noqa: F811
+def context(browser: Browser) -> Iterator[BrowserContext]:
     opened = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     opened.set_default_timeout(ACTION_MILLISECONDS)
     yield opened

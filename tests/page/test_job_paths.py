@@ -43,7 +43,8 @@ def test_a_job_is_submitted_with_every_knob_and_its_text_streams_in(system: Syst
     knobs = {
         "Temperature": "0.7", "Max tokens": "40", "Seed": "42", "Top-p": "0.9", "Top-k": "50", "Min-p": "0.01",
         "Repeat penalty": "1.1", "Repeat window": "32", "Stop strings": "zzz\nyyy\\n", "Log probabilities": "2",
-        "Logit bias": "1234: -5", "Deadline, seconds": "600", "Attempts at most": "2", "Model": system.settings.model_name,
+        "Logit bias": "1234: -5", "Deadline, seconds": "600", "Attempts at most": "2",
+        "Model": system.settings.model_name,
     }  # fmt: skip
     for label, value in knobs.items():
         page.get_by_label(label, exact=True).fill(value)
@@ -171,7 +172,9 @@ def test_the_search_finds_by_id_by_its_beginning_and_in_a_pasted_line(system: Sy
     assert box.evaluate("box => box.validationMessage").startswith("An id is job_")
 
 
-@pytest.mark.parametrize("place", ["jobs/job_00000000000000000000000000000000", "jobs/%2e%2e", "batches/x", "nowhere", "new/x"])
+@pytest.mark.parametrize(
+    "place", ["jobs/job_00000000000000000000000000000000", "jobs/%2e%2e", "batches/x", "nowhere", "new/x"]
+)
 def test_what_is_not_there_is_said_so(visit: Visit, place: str) -> None:
     visit.expect_refusals("404")
     visit.go(place)
@@ -191,7 +194,9 @@ def test_a_hostile_text_is_only_ever_text(system: System, visit: Visit) -> None:
 def test_the_browser_itself_refuses_text_as_markup(visit: Visit) -> None:
     visit.go()
     expect(visit.heading("Overview")).to_be_visible()
-    refused = visit.page.evaluate("() => { try { document.body.innerHTML = '<b>x</b>'; return '' } catch (error) { return error.name } }")
+    refused = visit.page.evaluate(
+        "() => { try { document.body.innerHTML = '<b>x</b>'; return '' } catch (error) { return error.name } }"
+    )
     assert refused == "TypeError"
     visit.expect_refusals("TrustedHTML")
 

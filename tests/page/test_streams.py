@@ -1,4 +1,4 @@
-"""A job's view beside a worker that the test plays: text piece by piece, cuts, resets, attempts, keys, a hidden page."""
+"""A job's view beside a worker that the test plays: text in pieces, cuts, resets, attempts, keys, a hidden page."""
 
 from __future__ import annotations
 
@@ -65,7 +65,10 @@ def test_a_text_goes_on_without_gap_or_repeat_when_the_api_comes_back(
     expect(visit.page.get_by_text("The API cannot be reached.")).to_be_visible()
     worker.say(TEXT[10:20])
     asked: list[str | None] = []
-    visit.page.on("request", lambda request: request.url.endswith("/events") and asked.append(request.header_value("last-event-id")))
+    visit.page.on(
+        "request",
+        lambda request: request.url.endswith("/events") and asked.append(request.header_value("last-event-id")),
+    )
     start_server(port=live.server.config.port)
     visit.sees("Live")
     expect(text_of(visit)).to_have_text(TEXT[:20])

@@ -11,7 +11,7 @@ expect.set_options(timeout=30_000)
 
 
 class Visit:
-    """One tab. `expect_refusals(…)`: statuses of the API that this visit asks for, which the browser's console repeats."""
+    """One tab. `expect_refusals(…)`: refusals that this visit asks for, which the browser's console repeats."""
 
     def __init__(self, page: Page, url: str) -> None:
         self.page, self.url = page, url.rstrip("/")
