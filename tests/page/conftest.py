@@ -17,7 +17,7 @@ from tests.support.system import System
 
 __all__ = ["announce", "browser", "set_stage", "start_server", "vocabulary_bytes"]
 
-ACTION_MILLISECONDS = 30_000
+ACTION_MILLISECONDS = 15_000
 
 
 @pytest.fixture(scope="module")

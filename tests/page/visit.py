@@ -7,7 +7,7 @@ from typing import Any
 
 from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
 
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=15_000)
 
 
 class Visit:
