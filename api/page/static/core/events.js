@@ -44,7 +44,7 @@ async function followOnce(path, place, signal, onFrame, onOpen) {
 }
 
 /** The frames of a body, as they come. A frame that was cut off is none. */
-export async function* frames(body) {
+async function* frames(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {

@@ -6,9 +6,6 @@ let wanted = false;
 
 export const readKey = () => sessionStorage.getItem(NAME) ?? "";
 
-/** True while the API has refused a call for want of a good key. */
-export const keyWanted = () => wanted;
-
 export function keepKey(key) {
   if (key) sessionStorage.setItem(NAME, key);
   else sessionStorage.removeItem(NAME);

@@ -48,7 +48,7 @@ export function show({ signal }) {
   return { title: "Batches", element };
 }
 
-export const nameOf = (batch) => batch.metadata.name || shortId(batch.id);
+const nameOf = (batch) => batch.metadata.name || shortId(batch.id);
 
 /** One batch in a list. */
 export function batchRow(batch) {
@@ -79,7 +79,7 @@ export function batchRow(batch) {
   };
 }
 
-export function paceOf(batch) {
+function paceOf(batch) {
   if (batch.lines_per_second === null) return "reckoning its pace";
   const left = batch.eta_seconds ? ` · ${eta(batch.eta_seconds)} left` : "";
   return `${rate(batch.lines_per_second)} lines/s · ${rate(batch.tokens_per_second)} tokens/s${left}`;

@@ -10,7 +10,7 @@ import { pager } from "../parts/pager.js";
 import { whisper } from "../parts/say.js";
 
 const PER_PAGE = 25;
-export const STATES = ["queued", "running", "succeeded", "failed", "cancelled", "expired"];
+const STATES = ["queued", "running", "succeeded", "failed", "cancelled", "expired"];
 
 export function show({ query, signal }) {
   const list = jobList("Jobs", { id_prefix: query.id, batch_id: query.batch, state: query.state }, signal);

@@ -56,7 +56,7 @@ async function refreshTiles(tiles, signal) {
   return workers.retryAfter;
 }
 
-export function queueHint(queue) {
+function queueHint(queue) {
   const waits = queue.oldest_at && queue.queued ? `oldest ${ago(queue.oldest_at)}` : "nothing waits";
   return `${number(queue.running)} running · ${waits}`;
 }
