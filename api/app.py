@@ -8,10 +8,22 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
-from api import docs, errors
+from api import docs, errors, page
 from api.access import Access
 from api.limits import BodyLimit
-from api.routes import batches, completions, files, health, jobs, models, replays, responses, streams, webhooks
+from api.routes import (
+    batches,
+    completions,
+    files,
+    health,
+    jobs,
+    models,
+    replays,
+    responses,
+    streams,
+    webhooks,
+    workers,
+)
 from api.services import Services
 from jobs.settings import Settings
 
@@ -42,10 +54,11 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    for module in (jobs, streams, replays, completions, responses, files, batches, webhooks, models, health):
+    for module in (jobs, streams, replays, completions, responses, files, batches, webhooks, models, workers, health):
         app.include_router(module.router)
     errors.install(app)
     docs.install(app)
+    page.install(app)
     # The last added is the outermost.
     app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes)
     app.add_middleware(errors.LastResort)

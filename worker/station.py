@@ -257,7 +257,13 @@ class Station:
             stats.slots,
             stats.busy_slots,
             stats.tokens_per_second,
-            {"waiting": stats.waiting, "draining": self.draining, "exact": dict(loaded.proofs), **stats.details},
+            {
+                "waiting": stats.waiting,
+                "draining": self.draining,
+                "backend": self._backend(),
+                "exact": dict(loaded.proofs),
+                **stats.details,
+            },
         )
 
     def _catch_up(self) -> None:
