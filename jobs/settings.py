@@ -19,6 +19,10 @@ def _default_home() -> Path:
     return (Path(data) if data else Path.home() / ".local" / "share") / "penstock"
 
 
+def _secret(file: Path | None) -> str:
+    return "" if file is None else file.read_text(encoding="utf-8").strip()
+
+
 class Settings(BaseSettings):
     """What an operator can turn. Field `slots` is the environment variable `PENSTOCK_SLOTS`, and so on."""
 
@@ -119,9 +123,22 @@ class Settings(BaseSettings):
     # Flower
     flower_host: str = "127.0.0.1"
     flower_port: Annotated[int, Field(ge=0, le=65535)] = 5555
-    flower_basic_auth: str = ""
+    flower_basic_auth: str = Field(default="", description="USER:PASSWORD; needed on any address beyond loopback.")
+    flower_basic_auth_file: Path | None = Field(default=None, description="A file that holds it instead.")
+    flower_db: Path | None = Field(default=None, description="Where Flower keeps its history; none: in `home`.")
 
+    # Seeing
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="Lines of JSON, or lines for people; auto: the latter on a terminal."
+    )
+    metrics_port: Annotated[int | None, Field(ge=0, le=65535)] = Field(
+        default=None, description="Where a worker or a dispatcher serves `/metrics`; none: nowhere."
+    )
+    metrics_host: str = "127.0.0.1"
+    metrics_key: str = Field(default="", description="What a scraper sends as its bearer token. It opens nothing else.")
+    metrics_key_file: Path | None = Field(default=None, description="A file that holds it instead.")
+    tracing: bool = Field(default=False, description="Send traces where OTEL_EXPORTER_OTLP_ENDPOINT says.")
 
     @field_validator("tensor_split", mode="before")
     @classmethod
@@ -132,6 +149,16 @@ class Settings(BaseSettings):
     @classmethod
     def _split_keys(cls, value: object) -> object:
         return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
+
+    @cached_property
+    def flower_credentials(self) -> str:
+        """USER:PASSWORD of Flower's page, from the setting or its file. Raises OSError."""
+        return self.flower_basic_auth or _secret(self.flower_basic_auth_file)
+
+    @cached_property
+    def metrics_token(self) -> str:
+        """The key of whoever scrapes, from the setting or its file. Raises OSError."""
+        return self.metrics_key or _secret(self.metrics_key_file)
 
     @cached_property
     def model_name(self) -> str:
