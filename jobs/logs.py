@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import structlog
@@ -23,9 +24,16 @@ Format = Literal["auto", "json", "console"]
 bind = structlog.contextvars.bind_contextvars
 
 
-def bound(**ids: str | int) -> AbstractContextManager[None]:
-    """Have every line that is written inside carry these."""
-    return structlog.contextvars.bound_contextvars(**ids)
+@contextmanager
+def bound(**ids: str | int) -> Iterator[None]:
+    """Have every line that is written inside carry these, and what is bound inside; nothing of it afterwards."""
+    before = structlog.contextvars.get_contextvars()
+    bind(**ids)
+    try:
+        yield
+    finally:
+        structlog.contextvars.clear_contextvars()
+        bind(**before)
 
 
 def configure_logs(level: str, form: Format = "auto", *, libraries: str = "warning") -> None:

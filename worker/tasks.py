@@ -14,6 +14,7 @@ from typing import Any, Protocol, get_args
 
 import stamina
 
+from jobs import tracing
 from jobs.errors import LeaseLost, StoreRefused, StoreUnavailable
 from jobs.events import Snapshot
 from jobs.parameters import Parameters
@@ -35,11 +36,13 @@ from worker.company import Closed, Company
 from worker.engine.engine import EngineStopped
 from worker.engine.generation import Completion, Generation, Prompt, Request, RowClass, Sampling, TokenLogprob
 from worker.leases import Lease, LeaseKeeper
+from worker.metering import JobMeter
 from worker.proof import ExactUnavailable, Proofs, class_for
 from worker.results import ResultWriter
 
 logger = logging.getLogger("penstock.tasks")
 
+LEASE_LOST = "lease lost"
 ROW_CLASSES: tuple[RowClass, ...] = get_args(RowClass)
 CLAIM_TRY_SECONDS = 5.0
 """How long a claim is tried against a database that is away. Then the message is let go: the row stays, and the
@@ -90,6 +93,7 @@ class Desk:
     events: TellsState
     company: Company = field(default_factory=Company)
     on_engine_failure: Callable[[], None] = field(default=lambda: None)
+    meter: JobMeter = field(default_factory=JobMeter)
 
 
 def run_job(job_id: str, desk: Desk) -> str:
@@ -111,8 +115,12 @@ def run_job(job_id: str, desk: Desk) -> str:
 
 
 def _run(job: ClaimedJob, lease: Lease, desk: Desk) -> str:
+    desk.meter.began(job)
     outcome = _attempt(job, lease, desk)
-    return "lease lost" if lease.lost else _finish(job, outcome, desk)
+    said = LEASE_LOST if lease.lost else _finish(job, outcome, desk)
+    if said == LEASE_LOST:
+        desk.meter.lost()
+    return said
 
 
 def _on_demand(job: ClaimedJob) -> bool:
@@ -178,6 +186,7 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
     if desk.engine.failure is not None:
         desk.on_engine_failure()
     assert completion is not None  # noqa: S101  `wait` without a timeout
+    desk.meter.completed(job, completion)
     return outcome_of(completion, request, job, desk.recipe, desk.proofs, before=before)
 
 
@@ -185,9 +194,10 @@ def _finish(job: ClaimedJob, outcome: Outcome, desk: Desk) -> str:
     """Store the end, and tell it after the commit."""
     ref = job.ref
     try:
-        state = _store(ref, outcome, desk)
+        with tracing.span("store"):
+            state = _store(ref, outcome, desk)
     except LeaseLost:
-        return "lease lost"
+        return LEASE_LOST
     except StoreUnavailable:
         logger.error("The end of %s could not be stored before the worker stopped; it will run again.", ref.job_id)
         return "not stored"
