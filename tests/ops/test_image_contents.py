@@ -29,7 +29,7 @@ IMAGES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "worker": (["worker", "postgres"], ["cli.main", "worker.__main__", "worker.station"]),
     "dispatcher": (["postgres", "s3"], ["cli.main", "jobs.dispatcher", "s3fs"]),
-    "flower": (["flower", "postgres"], ["cli.main", "jobs.queue", "celery.__main__", "flower.command"]),
+    "flower": (["flower", "postgres"], ["cli.main", "ops.flower.__main__"]),
     "migrate": (["postgres"], ["jobs.database", "alembic.command"]),
 }
 # Runs in the child. A finder in front of all others refuses the top-level names it is given.
