@@ -39,7 +39,7 @@ def python(*words: str) -> list[str]:
     return [sys.executable, "-P", "-m", *words]
 
 
-def role_command(name: str, settings: Settings) -> list[str]:  # noqa: ARG001 -- every caller has them
+def role_command(name: str, _settings: Settings) -> list[str]:
     """Command line of a role or of one of the tools that belong to another room."""
     return python(*MODULES[name])
 

@@ -93,7 +93,7 @@ def test_every_label_that_is_asked_for_is_one_of_its_metric(exposed: dict[str, s
 
 def test_every_metric_of_ours_has_a_meaning_and_no_role_says_one_twice(watched: Watched) -> None:
     for role in ("api", "dispatcher", "worker"):
-        families = [family for family in text_string_to_metric_families(watched.scrape(role))]
+        families = list(text_string_to_metric_families(watched.scrape(role)))
         assert all(family.documentation for family in families)
         assert len({family.name for family in families}) == len(families)
 
