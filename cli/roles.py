@@ -44,7 +44,7 @@ def role_command(name: str, _settings: Settings) -> list[str]:
     return python(*MODULES[name])
 
 
-def child_environment(settings: Settings, overrides: Mapping[str, object] | None = None) -> dict[str, str]:
+def child_environment(_settings: Settings, overrides: Mapping[str, object] | None = None) -> dict[str, str]:
     """What a child process inherits: our environment, and `overrides` (fields of Settings) as PENSTOCK_* variables."""
     environment = dict(os.environ)
     environment |= {f"PENSTOCK_{name.upper()}": str(value) for name, value in (overrides or {}).items()}
