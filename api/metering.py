@@ -77,7 +77,8 @@ class Metering:
         method, route = _known(scope["method"]), _route(scope)
         self._meter.answered(method, route, status, seconds)
         tracing.rename(f"{method} {route}")
-        tracing.note(**{"http.request.method": method, "http.route": route, "http.response.status_code": status})
+        told: dict[str, tracing.Value] = {"http.request.method": method, "http.route": route}
+        tracing.note(**told, **{"http.response.status_code": status})
         if status >= 500:
             tracing.failed(str(status))
 

@@ -35,7 +35,7 @@ def main(make_station: Callable[[Settings], Station] = Station) -> int:
         stop_tracing = start_tracing(settings, "worker")
         stop_metrics = serve_metrics(settings, app.station.registry)
     except (TracingUnavailable, UnsafeMetrics) as error:
-        logger.critical("The worker cannot start: %s", error.message)
+        logger.critical("The worker cannot start: %s", error)
         return EXIT_SETTINGS
     worker = app.Worker(
         hostname=app.station.name,

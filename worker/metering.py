@@ -22,7 +22,9 @@ from worker.engine.generation import Completion, EngineStats
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600, 24 * 3600)
 
-_GAUGES = {
+Read = Callable[[EngineStats], float]
+
+_GAUGES: dict[str, tuple[str, Read]] = {
     "penstock_slots": ("Slots", lambda stats: stats.slots),
     "penstock_slots_busy": ("Slots with a sequence", lambda stats: stats.busy_slots),
     "penstock_sequences_waiting": ("Requests that wait for a slot", lambda stats: stats.waiting),
@@ -36,7 +38,7 @@ _GAUGES = {
         lambda stats: stats.details["prefix_hit_rate"],
     ),
 }
-_COUNTERS = {
+_COUNTERS: dict[str, tuple[str, Read]] = {
     "penstock_completion_tokens": ("Tokens made", lambda stats: stats.num_completion_tokens),
     "penstock_generations": ("Generations ended", lambda stats: stats.num_generations),
     "penstock_prompt_tokens": ("Prompt tokens", lambda stats: stats.details["num_prompt_tokens"]),
@@ -131,7 +133,9 @@ def _trace(completion: Completion, timings: Mapping[str, float]) -> None:
     )
 
 
-def worker_facts(model: str, backend: str, proofs: Mapping[str, Any], row_classes: Mapping[str, int]) -> dict[str, str]:
+def worker_facts(
+    model: str, backend: str, proofs: Mapping[Any, bool], row_classes: Mapping[str, int]
+) -> dict[str, str]:
     """What `penstock_worker_info` says. Few values each: they are labels."""
     exact = [name for name, number in row_classes.items() if number and proofs.get(name)]
     return {"model": model, "backend": backend, "exact": " ".join(exact) or "none"}

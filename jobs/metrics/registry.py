@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
@@ -106,7 +107,7 @@ def _gauge(name: str, meaning: str, value: float) -> Metric:
     return GaugeMetricFamily(name, meaning, value=float(value))
 
 
-def _labelled(name: str, meaning: str, label: str, numbers: Mapping[str, float]) -> Metric:
+def _labelled(name: str, meaning: str, label: str, numbers: Mapping[Any, float]) -> Metric:
     family = GaugeMetricFamily(name, meaning, labels=[label])
     for value, number in numbers.items():
         family.add_metric([str(value)], number)

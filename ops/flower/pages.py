@@ -26,7 +26,7 @@ FRESH_SECONDS = 2.0
 ANSWER_SECONDS = 1.0
 
 
-class Templates(Loader):
+class Templates(Loader):  # type: ignore[misc]
     """Flower's templates, with ours at the head of two."""
 
     def __init__(self, root: str) -> None:
@@ -84,14 +84,14 @@ def _stats(app: Any, name: str | None, num_answers: int) -> dict[str, Any]:
 
 
 class Worker(_Asks, WorkerView):  # type: ignore[misc]
-    @authenticated
+    @authenticated  # type: ignore[untyped-decorator]
     async def get(self, name: str) -> None:
         await self.ask(self.application, name)
         await super().get(name)
 
 
 class Workers(_Asks, WorkersView):  # type: ignore[misc]
-    @authenticated
+    @authenticated  # type: ignore[untyped-decorator]
     async def get(self) -> None:
         await self.ask(self.application)
         await super().get()
@@ -100,7 +100,7 @@ class Workers(_Asks, WorkersView):  # type: ignore[misc]
 class GuardedMetrics(Metrics):  # type: ignore[misc]
     """Flower leaves its metrics open whatever password its pages have."""
 
-    @authenticated
+    @authenticated  # type: ignore[untyped-decorator]
     async def get(self) -> None:
         await super().get()
 

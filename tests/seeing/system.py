@@ -87,7 +87,8 @@ class Watched(System):
 
     def scrape(self, role: str) -> str:
         """What a role's `/metrics` says."""
-        url = f"{self.http.base_url}metrics" if role == "api" else f"http://127.0.0.1:{self.ports[role]}/metrics"
+        port = self.settings.port if role == "api" else self.ports[role]
+        url = f"http://127.0.0.1:{port}/metrics"
         reply = httpx.get(url, headers={"Authorization": f"Bearer {METRICS_KEY}"}, timeout=20, trust_env=False)
         assert reply.status_code == 200, reply.text
         return reply.text

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import httpx
-
 from tests.seeing.spans import Span
 from tests.seeing.system import Watched
 from tests.support.services import wait_until
@@ -92,5 +90,5 @@ def test_asking_for_health_and_metrics_is_no_trace(watched: Watched) -> None:
 
 
 def test_a_request_that_is_not_for_us_makes_a_trace_of_one_name(watched: Watched) -> None:
-    assert httpx.get(f"{watched.http.base_url}no/such/page", trust_env=False).status_code == 404
+    assert watched.http.get("/no/such/page").status_code == 404
     wait_until(lambda: any(span.name == "GET none" for span in watched.spans.spans))
