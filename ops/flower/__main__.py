@@ -7,7 +7,6 @@ What it has seen is saved now and then and at its end, and is there again after 
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -93,7 +92,6 @@ def main() -> int:
     try:
         settings = Settings()
         configure_logs(settings.log_level, settings.log_format)
-        logging.getLogger("tornado.access").propagate = False
         app = make_flower(settings)
     except WrongSettings as error:
         return _complain(str(error), EXIT_SETTINGS)
