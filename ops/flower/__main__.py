@@ -30,7 +30,7 @@ log = structlog.get_logger("penstock.flower")
 
 EXIT_SETTINGS = 2
 EXIT_STARTUP = 3
-SAVE_SECONDS = 15
+SAVE_SECONDS = 30
 MAX_TASKS = 10_000
 """Tasks that are remembered: saving them all takes a moment, in which nothing is answered."""
 
