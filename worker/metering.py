@@ -94,9 +94,15 @@ class JobMeter:
         self._queued = histogram("penstock_queued_seconds", "From being ready to run to a slot")
         self._first_token = histogram("penstock_first_token_seconds", "From being ready to run to the first token")
         self._total = histogram("penstock_generation_seconds", "From being ready to run to the last token")
+        self._reused = Counter("penstock_generations_reused", "Jobs answered from the store", registry=registry)
         self._lost = Counter(
             "penstock_leases_lost", "Attempts whose result was dropped: the job was no longer theirs", registry=registry
         )
+
+    def reused(self) -> None:
+        """The store had its generation already."""
+        self._reused.inc()
+        tracing.note(reused=True)
 
     def began(self, job: ClaimedJob) -> None:
         """An attempt runs on this thread from here on."""
