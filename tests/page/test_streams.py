@@ -86,7 +86,6 @@ def test_another_attempt_with_another_text_starts_the_view_afresh(live: LiveServ
     expect(text_of(visit)).to_have_text("Void")
     live.store.finish(worker.ref, Failed("engine_failed", "The engine stopped.", retryable=True))
     again = Worker(live, worker.ref.job_id)
-    assert live.writer.reset(again.ref.job_id, again.ref.number)
     again.say("New")
     expect(text_of(visit)).to_have_text("New")
     steps = visit.page.locator(".timeline > li")
