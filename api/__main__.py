@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from api.server import Server, UnsafeBinding, check_binding
 from jobs.logs import configure_logs
 from jobs.settings import Settings
+from jobs.tracing import TracingUnavailable, start_tracing
 
 EXIT_SETTINGS = 2
 EXIT_STARTUP = 3
@@ -22,9 +23,14 @@ def main() -> int:
         return _complain(str(error))
     except ValidationError as error:
         return _complain("\n".join(_wrong_settings(error)))
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
+    try:
+        stop_tracing = start_tracing(settings, "api")
+    except TracingUnavailable as error:
+        return _complain(str(error))
     server = Server(settings)
     server.run()
+    stop_tracing()
     return 0 if server.started else EXIT_STARTUP
 
 

@@ -11,12 +11,14 @@ from fastapi import FastAPI
 from api import docs, errors, page
 from api.access import Access
 from api.limits import BodyLimit
+from api.metering import Meter, Metering
 from api.routes import (
     batches,
     completions,
     files,
     health,
     jobs,
+    metrics,
     models,
     replays,
     responses,
@@ -36,10 +38,13 @@ Errors have OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.""
 def create_app(settings: Settings) -> FastAPI:
     """Build the application. Nothing connects before it starts, and nothing has to be up for it to start."""
 
+    meter = Meter()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         parts = Services.open(settings)
         app.state.services = parts
+        meter.watch(parts.store)
         try:
             yield
         finally:
@@ -54,7 +59,20 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    for module in (jobs, streams, replays, completions, responses, files, batches, webhooks, models, workers, health):
+    for module in (
+        jobs,
+        streams,
+        replays,
+        completions,
+        responses,
+        files,
+        batches,
+        webhooks,
+        models,
+        workers,
+        health,
+        metrics,
+    ):
         app.include_router(module.router)
     errors.install(app)
     docs.install(app)
@@ -63,6 +81,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes)
     app.add_middleware(errors.LastResort)
     app.add_middleware(Access)
+    app.state.meter = meter
+    app.add_middleware(Metering, meter=meter)
     return app
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import signal
 import socket
 import threading
@@ -16,6 +15,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.services import Services
+from jobs.binding import is_loopback
 from jobs.settings import Settings
 
 log = structlog.get_logger("penstock.api")
@@ -30,21 +30,12 @@ class UnsafeBinding(Exception):
 
 def check_binding(settings: Settings) -> None:
     """Raise UnsafeBinding for an address beyond loopback without API keys."""
-    if settings.api_keys or _is_loopback(settings.host):
+    if settings.api_keys or is_loopback(settings.host):
         return
     raise UnsafeBinding(
         f"PENSTOCK_HOST is {settings.host}, which other machines can reach, and no API key is set: anybody could read "
         "every job. Set PENSTOCK_API_KEYS, or leave PENSTOCK_HOST at 127.0.0.1."
     )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 class Server(uvicorn.Server):

@@ -208,6 +208,30 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueStanding:
+    """How one queue stands. `num_waiting`: queued jobs; `num_messages`: those of them with a message out."""
+
+    num_waiting: int
+    num_messages: int
+    num_running: int
+    oldest_seconds: float
+    """Age of the oldest that waits; 0 when none does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How everything stands at one instant. `window`: batch lines that may be in flight."""
+
+    queues: Mapping[Priority, QueueStanding]
+    num_open_batches: int
+    num_lines_to_take_in: int
+    num_deliveries_waiting: int
+    num_workers: Mapping[str, int]
+    """Living ones, by model."""
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewFile:
     """A file whose bytes are stored and, as a batch's input, whose lines are checked."""
 

@@ -175,11 +175,24 @@ class Settings(BaseSettings):
     flower_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         default=5555, description="Flower's port; 0 takes a free one under `penstock up`."
     )
-    flower_basic_auth: str = Field(default="", description="`USER:PASSWORD` for Flower's page.")
+    flower_basic_auth: str = Field(
+        default="", description="`USER:PASSWORD` for Flower's page; needed on any address beyond loopback."
+    )
+    flower_db: Path | None = Field(default=None, description="Where Flower keeps its history; none: in `home`.")
 
+    # Seeing
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least grave message that is logged."
     )
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="Lines of JSON, or lines for people; auto: the latter on a terminal."
+    )
+    metrics_port: Annotated[int | None, Field(ge=0, le=65535)] = Field(
+        default=None, description="Where a worker or a dispatcher serves `/metrics`; none: nowhere."
+    )
+    metrics_host: str = Field(default="127.0.0.1", description="Where a worker's or a dispatcher's metrics listen.")
+    metrics_key: str = Field(default="", description="What a scraper sends as its bearer token. It opens nothing else.")
+    tracing: bool = Field(default=False, description="Send traces where OTEL_EXPORTER_OTLP_ENDPOINT says.")
 
     @classmethod
     def settings_customise_sources(

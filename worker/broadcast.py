@@ -172,6 +172,10 @@ class Broadcaster:
         self._ends.append((job_id, state))
         self._wake()
 
+    def num_tokens(self) -> dict[str, int]:
+        """Completion tokens so far of every open stream, by job."""
+        return {stream.ref.job_id: len(stream.token_ids) for stream in list(self._streams.values())}
+
     def flush(self) -> None:
         """Write the new text of every stream now."""
         with self._flushing:

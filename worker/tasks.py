@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import stamina
 
+from jobs import tracing
 from jobs.errors import LeaseLost, QueueUnavailable, StoreRefused, StoreUnavailable
 from jobs.events import Snapshot
 from jobs.parameters import Parameters
@@ -47,12 +48,14 @@ from worker.engine.generation import (
     TokenLogprob,
 )
 from worker.leases import Lease, LeaseKeeper
+from worker.metering import JobMeter
 from worker.proof import ExactUnavailable, Proofs, class_for
 from worker.results import ResultWriter
 from worker.reuse import ROW_CLASSES, Keeps, kept, recipe_of
 
 logger = logging.getLogger("penstock.tasks")
 
+LEASE_LOST = "lease lost"
 CLAIM_TRY_SECONDS = 5.0
 """How long a claim is tried against a database that is away. Then the message is let go: the row stays, and the
 dispatcher publishes it again."""
@@ -108,6 +111,7 @@ class Desk:
     events: TellsState
     company: Company = field(default_factory=Company)
     on_engine_failure: Callable[[], None] = field(default=lambda: None)
+    meter: JobMeter = field(default_factory=JobMeter)
 
 
 def run_job(job_id: str, desk: Desk) -> str:
@@ -129,8 +133,12 @@ def run_job(job_id: str, desk: Desk) -> str:
 
 
 def _run(job: ClaimedJob, lease: Lease, desk: Desk) -> str:
+    desk.meter.began(job)
     outcome = _attempt(job, lease, desk)
-    return "lease lost" if lease.lost else _finish(job, outcome, desk)
+    said = LEASE_LOST if lease.lost else _finish(job, outcome, desk)
+    if said == LEASE_LOST:
+        desk.meter.lost()
+    return said
 
 
 def _on_demand(job: ClaimedJob) -> bool:
@@ -202,10 +210,12 @@ def _answer(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
     try:
         if known is not None:
             desk.broadcaster.deltas([_told_at_once(request, known)])
+            desk.meter.reused()
             return Succeeded(replace(known, continuity={**(known.continuity or {}), **_kept(before, known.completion)}))
         completion = _generate(request, lease, desk)
     finally:
         desk.broadcaster.close(request.id)
+    desk.meter.completed(job, completion)
     return outcome_of(completion, request, job, desk.recipe, desk.proofs, before=before)
 
 
@@ -250,9 +260,10 @@ def _finish(job: ClaimedJob, outcome: Outcome, desk: Desk) -> str:
     """Store the end, and tell it after the commit."""
     ref = job.ref
     try:
-        state = _store(ref, outcome, desk)
+        with tracing.span("store"):
+            state = _store(ref, outcome, desk)
     except LeaseLost:
-        return "lease lost"
+        return LEASE_LOST
     except StoreUnavailable:
         logger.error("The end of %s could not be stored before the worker stopped; it will run again.", ref.job_id)
         return "not stored"

@@ -38,7 +38,8 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            with scope["app"].state.meter.readers.track_inprogress():
+                await super().__call__(scope, receive, send)
         finally:
             close = getattr(self.body_iterator, "aclose", None)
             if close is not None:

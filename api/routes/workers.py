@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 
 from api.keys import Owner
+from api.models import ALIVE_SECONDS
 from api.routes import note_poll, refusals
-from api.routes.health import ALIVE_SECONDS
 from api.services import Services, services
 from api.shapes import worker_object
 from api.wire import QueueObject, QueuePage, RecipeObject, WorkerPage

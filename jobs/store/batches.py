@@ -24,6 +24,7 @@ from jobs.store.intake import check_text
 from jobs.store.reading import rows
 from jobs.store.scope import UNFINISHED, AnyRow, Scope
 from jobs.tables import Attempt, Batch, File, FileSegment, Generation, Job, Recipe
+from jobs.tracing import traceparent
 
 Kind = Literal["output", "error"]
 _CURSORS = {"output": Batch.output_cursor, "error": Batch.error_cursor}
@@ -59,6 +60,7 @@ def create(scope: Scope, new: NewBatch, *, owner: str, call: Call) -> tuple[str,
         "failed_at": refused_at,
         "ended_at": refused_at,
         "errors": errors,
+        "traceparent": traceparent(),
     }
     scope.connection.execute(sa.insert(Batch), [row])
     if errors is not None:

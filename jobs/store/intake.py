@@ -13,9 +13,11 @@ from jobs.ids import new_id
 from jobs.records import NewJob, Submitted
 from jobs.states import JobState, Priority
 from jobs.store import dispatching, idempotency
+from jobs.store.counts import Deed
 from jobs.store.idempotency import Call
 from jobs.store.scope import Scope
 from jobs.tables import Batch, Job
+from jobs.tracing import traceparent
 
 
 def submit(
@@ -34,7 +36,7 @@ def submit(
     made = idempotency.earlier(scope, idempotency.JOBS, owner, call, ids)
     if made is not None:
         return Submitted(made, scope.connection.scalar(sa.select(Job.batch_id).where(Job.id == made[0])), replayed=True)
-    first_line = 0
+    first_line, trace = 0, traceparent()
     if new_batch:
         batch_id = _open_batch(scope, owner, jobs, batch_metadata or {})
     elif batch_id is not None:
@@ -47,15 +49,24 @@ def submit(
             owner=owner,
             batch_id=batch_id,
             line_number=None if batch_id is None else first_line + index,
+            trace=trace,
         )
         for index, (job, job_id) in enumerate(zip(jobs, ids, strict=True))
     ]
     scope.connection.execute(sa.insert(Job), rows)
+    scope.counts.update((Deed.ACCEPTED, str(job.priority)) for job in jobs)
     return Submitted(ids, batch_id)
 
 
 def _row(
-    scope: Scope, job: NewJob, job_id: str, *, owner: str, batch_id: str | None, line_number: int | None
+    scope: Scope,
+    job: NewJob,
+    job_id: str,
+    *,
+    owner: str,
+    batch_id: str | None,
+    line_number: int | None,
+    trace: str | None,
 ) -> dict[str, Any]:
     return {
         "id": job_id,
@@ -78,6 +89,7 @@ def _row(
         "available_at": scope.now,
         "deadline_at": _deadline(scope.now, job.deadline_seconds),
         "created_at": scope.now,
+        "traceparent": trace,
     }
 
 

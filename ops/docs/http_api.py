@@ -78,7 +78,8 @@ def _body(schema: Mapping[str, Any]) -> str:
 
 def _answers(responses: Mapping[str, Any]) -> Iterator[str]:
     for status, answer in sorted(responses.items()):
-        schema = next(iter(answer.get("content", {}).values()), {}).get("schema", {})
+        contents: list[Mapping[str, Any]] = list(answer.get("content", {}).values())
+        schema = contents[0].get("schema", {}) if contents else {}
         shown = "" if status >= "400" or not schema else f" ({kind(schema)})"
         yield f"{code(status)}{shown}"
 

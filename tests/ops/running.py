@@ -55,6 +55,7 @@ class Machine:
             "PENSTOCK_REDIS_URL": self.redis_url,
             "PENSTOCK_PORT": str(self.api_port),
             "PENSTOCK_FLOWER_PORT": str(self.flower_port),
+            "PENSTOCK_FLOWER_DB": str(self.folder / "flower" / "history"),
             "PENSTOCK_MODEL": "demo",
             "PENSTOCK_SLOTS": "2",
             "HF_HOME": str(self.folder / "models"),

@@ -273,7 +273,7 @@ def test_what_readers_have_is_not_told_again_and_its_snapshot_stays(channel: Cha
     broadcaster.deltas([delta("a/2", ", ")])
     broadcaster.deltas([delta("a/2", "pucks")])
     broadcaster.flush()
-    ((_, attempt, seq, fresh, text, _, _, kept),) = events
+    ((_, attempt, seq, fresh, text, _, _, _, kept),) = events
     assert (attempt, seq, fresh, text) == (2, 17, "ice hockey, pucks", "ice hockey, pucks")
     assert kept == {1: 10}
 
