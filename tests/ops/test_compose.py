@@ -186,8 +186,10 @@ def test_data_and_models_outlive_a_container() -> None:
         "dispatcher": ["files:/var/lib/penstock/files"],
         "worker": ["models:/var/cache/penstock"],
         "worker-gpu": ["models:/var/cache/penstock"],
+        "flower": ["flower:/var/lib/penstock/flower"],
     }
     assert SERVICES["worker"]["environment"]["HF_HOME"].startswith("/var/cache/penstock/")
+    assert SERVICES["flower"]["environment"]["PENSTOCK_FLOWER_DB"].startswith("/var/lib/penstock/flower/")
 
 
 def test_the_api_and_the_clerk_keep_files_in_one_place_that_the_dispatcher_can_reach() -> None:
