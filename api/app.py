@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
-from api import docs, errors
+from api import docs, errors, page
 from api.access import Access
 from api.limits import BodyLimit
 from api.metering import Meter, Metering
@@ -24,6 +24,7 @@ from api.routes import (
     responses,
     streams,
     webhooks,
+    workers,
 )
 from api.services import Services
 from jobs.settings import Settings
@@ -58,10 +59,24 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    for module in (jobs, streams, replays, completions, responses, files, batches, webhooks, models, health, metrics):
+    for module in (
+        jobs,
+        streams,
+        replays,
+        completions,
+        responses,
+        files,
+        batches,
+        webhooks,
+        models,
+        workers,
+        health,
+        metrics,
+    ):
         app.include_router(module.router)
     errors.install(app)
     docs.install(app)
+    page.install(app)
     # The last added is the outermost.
     app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes)
     app.add_middleware(errors.LastResort)

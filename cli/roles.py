@@ -25,6 +25,8 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "dispatcher": ("jobs.dispatcher",),
     "flower": ("ops.flower",),
     "audit": ("jobs.audit",),
+    "backup": ("jobs.backup", "save"),
+    "restore": ("jobs.backup", "restore"),
     "bench": ("ops.bench",),
     "chaos": ("ops.chaos",),
     "requeue": ("jobs.admin", "requeue"),
@@ -47,6 +49,8 @@ def role_command(name: str, _settings: Settings) -> list[str]:
 def child_environment(_settings: Settings, overrides: Mapping[str, object] | None = None) -> dict[str, str]:
     """What a child process inherits: our environment, and `overrides` (fields of Settings) as PENSTOCK_* variables."""
     environment = dict(os.environ)
+    for name in overrides or {}:  # an override takes the place of a file, too
+        environment.pop(f"PENSTOCK_{name.upper()}_FILE", None)
     environment |= {f"PENSTOCK_{name.upper()}": str(value) for name, value in (overrides or {}).items()}
     environment["PYTHONUNBUFFERED"] = "1"
     if "site-packages" not in ROOT.parts:

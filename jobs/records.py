@@ -62,6 +62,20 @@ class ClaimedJob:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """What waits and runs in one queue. `at_least`: more wait than were counted."""
+
+    priority: Priority
+    num_queued: int
+    num_published: int
+    """Of them, those with a message out: a worker may take them at any moment."""
+    num_running: int
+    oldest_at: datetime | None
+    """When the oldest that waits was accepted; of lines, when their batch was."""
+    at_least: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRecord:
     """What is stored of a finished (or cut short) generation."""
 

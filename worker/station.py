@@ -277,14 +277,20 @@ class Station:
             self._drain.hurry(exit_status=1)
         if not self._announced:
             self._announce()
-        stats = self._engine.stats()
+        stats, loaded = self._engine.stats(), self._loaded
         self._store.heartbeat(
             self.name,
-            self._loaded.source.name,
+            loaded.source.name,
             stats.slots,
             stats.busy_slots,
             stats.tokens_per_second,
-            {"waiting": stats.waiting, "draining": self.draining, **stats.details},
+            {
+                "waiting": stats.waiting,
+                "draining": self.draining,
+                "backend": self._backend(),
+                "exact": dict(loaded.proofs),
+                **stats.details,
+            },
         )
         self._teller.tell()
 

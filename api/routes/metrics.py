@@ -23,7 +23,7 @@ router = APIRouter(include_in_schema=False)
 
 def may_scrape(parts: Annotated[Services, Depends(services)], authorization: Annotated[str, Header()] = "") -> None:
     """Refuse whoever does not bring the key of scrapers."""
-    token = parts.settings.metrics_token
+    token = parts.settings.metrics_key
     if token and bears(authorization, token):
         return
     if token or parts.settings.api_keys:

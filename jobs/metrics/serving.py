@@ -50,7 +50,7 @@ def serve_metrics(settings: Settings, registry: CollectorRegistry) -> Callable[[
     """
     if settings.metrics_port is None:
         return lambda: None
-    host, token = settings.metrics_host, settings.metrics_token
+    host, token = settings.metrics_host, settings.metrics_key
     if not token and not is_loopback(host):
         raise UnsafeMetrics(
             f"PENSTOCK_METRICS_HOST is {host}, which other machines can reach, and there is no key: set "

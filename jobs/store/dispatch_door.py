@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 
 from sqlalchemy.engine import Engine
 
-from jobs.records import Publishable, Rates, Standing
+from jobs.records import Publishable, QueueDepth, Rates, Standing
 from jobs.settings import Settings
 from jobs.states import Priority
-from jobs.store import dispatching, progress, standing, tracing, waiting
+from jobs.store import depths, dispatching, progress, standing, tracing, waiting
 from jobs.store.door import Clock, Door
 from jobs.store.fairness import Turns
 from jobs.tables import Batch, Job
@@ -87,6 +87,11 @@ class DispatchDoor(Door):
         """How fast a batch goes, and how long it still needs. Raises NotFound."""
         with self._reading_waiting() as scope:
             return progress.rates(scope, batch_id)
+
+    def queue_depths(self) -> list[QueueDepth]:
+        """What waits and runs in each queue; of very many single jobs, at least so many."""
+        with self._reading_waiting() as scope:
+            return depths.queue_depths(scope)
 
     def queue_position(self, job: Job) -> int | None:
         """How many jobs go first (0: next), as an estimate; None when not queued."""

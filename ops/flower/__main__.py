@@ -43,12 +43,9 @@ def credentials_of(settings: Settings) -> str:
     """USER:PASSWORD, or nothing where only this machine reaches the page.
 
     Raises:
-        WrongSettings: none beyond loopback, or not of that form, or in a file that cannot be read.
+        WrongSettings: none beyond loopback, or not of that form.
     """
-    try:
-        credentials = settings.flower_credentials
-    except OSError as error:
-        raise WrongSettings(f"PENSTOCK_FLOWER_BASIC_AUTH_FILE cannot be read ({error.strerror}).") from error
+    credentials = settings.flower_basic_auth
     if not credentials and not is_loopback(settings.flower_host):
         raise WrongSettings(
             f"PENSTOCK_FLOWER_HOST is {settings.flower_host or 'empty'}, which other machines can reach, and there are "
