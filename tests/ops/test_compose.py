@@ -251,6 +251,7 @@ def test_data_and_models_outlive_a_container() -> None:
         ],
     }
     assert SERVICES["worker"]["environment"]["HF_HOME"].startswith("/var/cache/penstock/")
+    assert SERVICES["flower"]["environment"]["PENSTOCK_FLOWER_DB"].startswith("/var/lib/penstock/flower/")
 
 
 def test_the_api_and_the_clerk_keep_files_in_one_place_that_the_dispatcher_can_reach() -> None:
