@@ -13,7 +13,15 @@ ROOT = Path(__file__).resolve().parents[2]
 PLACES = ("api", "jobs", "worker/tasks.py")
 """Where errors are made that a caller sees."""
 
-REQUEST, JOB, LINE, BATCH, STREAM, DELIVERY = "request", "job", "line", "batch", "stream", "delivery"
+REQUEST, JOB, LINE, BATCH, STREAM, DELIVERY, START = (
+    "request",
+    "job",
+    "line",
+    "batch",
+    "stream",
+    "delivery",
+    "start of a role",
+)
 
 MEANINGS: dict[str, tuple[str, str]] = {
     "address_not_allowed": (f"{REQUEST}, {DELIVERY}", "The webhook's URL leads to an address that is not public."),
@@ -42,6 +50,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "invalid_lines": (BATCH, "Lines cannot run, and the batch was made with `on_invalid` `reject`."),
     "invalid_request": (JOB, "The worker found what the API could not see; the message names the field."),
     "invalid_text": (REQUEST, "The body is not UTF-8, or holds what no text may hold."),
+    "invalid_metrics_key": (REQUEST, "Metrics ask for the key in `PENSTOCK_METRICS_KEY`, as a bearer token."),
     "invalid_type": (f"{REQUEST}, {LINE}", "The field has another type than this one."),
     "invalid_url": (LINE, "The line's `url` is none that runs lines."),
     "invalid_utf8": (LINE, "The line is not UTF-8."),
@@ -73,8 +82,10 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "too_many_attempts": (REQUEST, "The delivery has had as many attempts as are kept."),
     "too_many_lines": (REQUEST, "The file has more lines than `PENSTOCK_MAX_BATCH_LINES`."),
     "too_many_webhooks": (REQUEST, "One owner may have 100 webhooks."),
+    "tracing_unavailable": (START, "Traces were asked for, and their packages are not installed."),
     "unknown_field": (f"{REQUEST}, {LINE}", "There is no such field."),
     "unknown_url": (REQUEST, "Nothing is served at this URL."),
+    "unsafe_metrics": (START, "Metrics would be open to the network without a key: set `PENSTOCK_METRICS_KEY`."),
     "unstorable_text": (f"{REQUEST}, {LINE}", "The text holds a character that a database cannot (NUL)."),
     "unsupported_media_type": (REQUEST, "The body's `Content-Type` is not the one that is taken here."),
     "unsupported_value": (f"{REQUEST}, {LINE}", "OpenAI has it, Penstock does not; the message says what there is."),
