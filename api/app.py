@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from api import docs, errors
 from api.access import Access
 from api.limits import BodyLimit
+from api.rates import LimitHeaders
 from api.routes import batches, completions, files, health, jobs, models, replays, responses, streams, webhooks
 from api.services import Services
 from jobs.settings import Settings
@@ -47,7 +48,8 @@ def create_app(settings: Settings) -> FastAPI:
     errors.install(app)
     docs.install(app)
     # The last added is the outermost.
-    app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes, grace_seconds=settings.body_grace_seconds)
+    app.add_middleware(LimitHeaders)
     app.add_middleware(errors.LastResort)
     app.add_middleware(Access)
     return app

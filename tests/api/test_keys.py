@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from api.keys import owner_of
+from api.key_ring import owner_of
 from tests.api.stage import Api
 
 ALICE = {"Authorization": "Bearer alice-key"}

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api.server import UnsafeBinding, check_binding
+from api.binding import UnsafeBinding, check_binding
 from jobs.settings import Settings
 from tests.api.stage import NO_REDIS, Stage, frames
 from tests.support.services import wait_until
