@@ -2,8 +2,8 @@
 
 pip-audit asks the advisory service of PyPI for each package of `requirements.lock`. Exit status 1 only when one has an
 advisory. A service that cannot be reached has found nothing out, nor has a mirror that hands no advisories on (it is
-asked first for a package that is known to have some): that is said, with status 0, so that a machine without the internet
-can run the same steps as one with it; `--strict` makes it status 2.
+asked first for a package that is known to have some): that is said, with status 0, so that a machine without the
+internet can run the same steps as one with it; `--strict` makes it status 2.
 """
 
 from __future__ import annotations

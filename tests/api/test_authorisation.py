@@ -1,7 +1,7 @@
 """The authorisation matrix: every endpoint, with every sort of key. A new endpoint fails here until it is listed.
 
-Whatever is refused must also be silent: no reply to anybody but the owner (or an admin) holds the mark that stands in all
-that the owner made.
+Whatever is refused must also be silent: no reply to anybody but the owner (or an admin) holds the mark that stands in
+all that the owner made.
 """
 
 from __future__ import annotations

@@ -38,7 +38,9 @@ def all_of(line: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("first", [b"", b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-A: b"])
-def test_a_caller_whose_headers_do_not_come_is_hung_up_on(start_server: Callable[..., LiveServer], first: bytes) -> None:
+def test_a_caller_whose_headers_do_not_come_is_hung_up_on(
+    start_server: Callable[..., LiveServer], first: bytes
+) -> None:
     server = start_server(header_seconds=SOON)
     with connected(server) as line:
         line.sendall(first)

@@ -39,6 +39,23 @@ def replaced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         (["dispatcher"], ["jobs.dispatcher"]),
         (["audit"], ["jobs.audit"]),
         (["jobs", "requeue", "job_1"], ["jobs.admin", "requeue", "job_1"]),
+        (["keys", "list", "--json"], ["jobs.key_commands", "list", "--json"]),
+        (["keys", "revoke", "psk_1"], ["jobs.key_commands", "revoke", "psk_1"]),
+        (["keys", "rotate", "psk_1"], ["jobs.key_commands", "rotate", "--grace=1d", "psk_1"]),
+        (["keys", "forget", "psk_1"], ["jobs.key_commands", "forget", "psk_1"]),
+        (
+            ["keys", "create", "--scope", "metrics", "--expires", "9d", "--open-batches", "3", "--json", "my key"],
+            [
+                "jobs.key_commands",
+                "create",
+                "--expires=9d",
+                "--open-batches=3",
+                "--scope=metrics",
+                "--json",
+                "--",
+                "my key",
+            ],  # fmt: skip
+        ),
         (["chaos", "--jobs", "9", "--help"], ["ops.chaos", "--jobs", "9", "--help"]),
         (["bench", "--tune", "--help"], ["ops.bench", "--tune", "--help"]),
     ],
