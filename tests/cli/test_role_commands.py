@@ -54,7 +54,7 @@ def replaced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
                 "--json",
                 "--",
                 "my key",
-            ],  # fmt: skip
+            ],
         ),
         (["chaos", "--jobs", "9", "--help"], ["ops.chaos", "--jobs", "9", "--help"]),
         (["bench", "--tune", "--help"], ["ops.bench", "--tune", "--help"]),
