@@ -33,7 +33,7 @@ def replay(scope: Scope, job_id: str, owner: str | None, *, priority: Priority, 
     if original["state"] != JobState.SUCCEEDED:
         message = f"Only a job that succeeded can be replayed; {job_id} is {original['state']}."
         raise InvalidRequest(message, param="id", code="not_replayable")
-    quotas.admit(scope, original["owner"], quota, num_tokens=quotas.tokens_of(original))
+    quotas.admit(scope, original["owner"], quota, num_tokens=quotas.tokens_of(dict(original)))
     replay_id = new_id("job")
     row = {name: original[name] for name in COPIED} | {
         "id": replay_id,

@@ -15,8 +15,8 @@ from tests.api.stage import NO_REDIS, Api, run_to_end
 
 Headers = dict[str, str]
 JOB = {"prompt": "x", "max_tokens": 20}
-ASKED = 21
-"""Tokens of that job: one of the prompt, and those it may make."""
+ASKED = 22
+"""Tokens of that job: two of the prompt, and those it may make."""
 
 
 def key(api: Api, per_minute: int | None = None, **quota: int) -> Headers:
