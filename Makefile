@@ -19,8 +19,13 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
+# Every figure of the project, each a ratio of one run: about half an hour. One by itself: `python -m ops.bench.NAME`.
 bench: $(READY)
 	$(BIN)/python -m ops.bench
+	$(BIN)/python -m ops.bench.overhead
+	$(BIN)/python -m ops.bench.first_token
+	$(BIN)/python -m ops.bench.batches
+	$(BIN)/python -m ops.bench.replays --jobs 100
 
 demo-model: $(READY)
 	$(BIN)/python -m ops.demo_model.train

@@ -139,7 +139,9 @@ class JobObject(BaseModel):
     timings: dict[str, float] | None = Field(description="Seconds: queued, prefill, first_token, decode, total.")
     recipe: str | None = Field(description="Id of all else that decides the text.")
     continuity: dict[str, Any] | None = Field(
-        default=None, description="How it took up what an earlier attempt had told, and at which token."
+        default=None,
+        description="How it took up what an earlier attempt had told, and at which token; or the job `of` which it is "
+        "the generation, `reused`.",
     )
     attempts: list[AttemptObject] | None
     max_attempts: int | None

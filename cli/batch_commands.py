@@ -96,6 +96,7 @@ def submit(
     logprobs: knobs.Logprobs = None,
     json_schema: knobs.JsonSchema = None,
     exact: knobs.Exact = None,
+    reuse: knobs.Reuse = None,
     max_attempts: AttemptsOption = None,
     name: NameOption = None,
     metadata: MetadataOption = None,
@@ -121,7 +122,7 @@ def submit(
     given = given_fields(
         model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
         repeat_penalty=repeat_penalty, repeat_last_n=repeat_last_n, seed=seed, stop=stop, logprobs=logprobs,
-        exact=exact, max_attempts=max_attempts, json_schema=json_schema,
+        exact=exact, reuse=reuse, max_attempts=max_attempts, json_schema=json_schema,
     )  # fmt: skip
     writer = LineWriter(url=endpoint or JOBS_URL, given=given, system=system, raw=raw)
     about = {"name": name, "on_invalid": on_invalid, "weight": None if weight is None else f"{weight:g}"}

@@ -25,3 +25,6 @@ JsonSchema = Annotated[Path | None, typer.Option(help="The text fits it.", rich_
 Exact = Annotated[
     bool | None, typer.Option("--exact/--no-exact", help="Same bits under any load.", rich_help_panel=PANEL)
 ]
+Reuse = Annotated[
+    bool | None, typer.Option("--reuse", help="A stored text that must be the same will do.", rich_help_panel=PANEL)
+]

@@ -68,6 +68,8 @@ class Parameters(BaseModel):
     logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
     exact: StrictBool | None = None
+    reuse: StrictBool | None = None
+    """Whether a stored generation that must come out the same may be the answer. Decides no text."""
 
     @field_validator("stop", mode="before")
     @classmethod

@@ -74,7 +74,9 @@ class GenerationRecord:
     timings: Mapping[str, float] = field(default_factory=dict)
     logprobs: Sequence[Any] | None = None
     continuity: Mapping[str, Any] | None = None
-    """How it took up what an earlier attempt had told."""
+    """How it took up what an earlier attempt had told; or which job's generation it is, told once more."""
+    fingerprint: str | None = None
+    """Of an exact one (`jobs.reuse`): others that allow it may be answered with it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,9 @@ class Settings(BaseSettings):
         default=16, description="Decode calls are padded to a multiple of this many rows; part of the recipe."
     )
     threads: Annotated[int | None, Field(ge=1)] = Field(default=None, description="None: every core.")
+    sampling_threads: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="Threads that draw tokens. More help only with many slots and cores to spare."
+    )
     kv_type: Literal["f16", "q8_0"] = "f16"
     flash_attention: bool = True
     gpu_layers: int = Field(default=0, description="Layers on the GPU; -1 means all of them.")

@@ -396,13 +396,19 @@ class Generation(Base):
     logprobs: Mapped[list[Any] | None] = mapped_column(JSON)
     recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
     continuity: Mapped[dict[str, Any] | None] = mapped_column(
-        JSON, doc="How it took up what an earlier attempt had told: mode, from_attempt, tokens[, matches]."
+        JSON,
+        doc="How it took up what an earlier attempt had told: mode, from_attempt, tokens[, matches]. Or the job `of` "
+        "which it is the generation, `reused`.",
+    )
+    fingerprint: Mapped[str | None] = mapped_column(
+        String(32), doc="Of an exact, whole one: hash of all that decides its text besides the recipe."
     )
     timings: Mapped[dict[str, float]] = mapped_column(JSON, doc="Seconds: queued, prefill, first_token, decode, total.")
     stored_at: Mapped[datetime] = mapped_column(Instant)
 
     __table_args__ = (
         CheckConstraint(f"finish_reason IS NULL OR {_one_of('finish_reason', FinishReason)}", "finish_reason"),
+        Index("ix_generations_fingerprint", "fingerprint", **_where("fingerprint IS NOT NULL")),
     )
 
 

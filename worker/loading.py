@@ -10,14 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs.settings import Settings
-from worker.engine.model import Model, ModelLoadError, ModelOptions, num_threads
+from worker.engine.model import Model, ModelLoadError, ModelOptions
 from worker.gguf_header import Header, read_header
 from worker.memory import TooLittleMemory, available_bytes, need_of, plan_context
 from worker.progress import loading
 from worker.proof import Proofs, proven
 from worker.sources import ModelSource, ModelUnavailable, resolve
-
-MAX_SAMPLING_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +45,6 @@ def options_of(settings: Settings) -> ModelOptions:
         main_gpu=settings.main_gpu,
         tensor_split=settings.tensor_split,
     )
-
-
-def sampling_threads(settings: Settings) -> int:
-    """Threads that sample: the decode calls keep all of them busy, so more than a few gain nothing."""
-    return min(settings.threads or num_threads(), MAX_SAMPLING_THREADS)
 
 
 def spare_cell_bytes(settings: Settings, available: int) -> int:

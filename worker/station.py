@@ -37,7 +37,7 @@ from worker.gguf_header import without_tensors
 from worker.heartbeat import Heartbeat, Watchdog
 from worker.leases import LeaseKeeper
 from worker.listener import Listener
-from worker.loading import Loaded, load, options_of, sampling_threads
+from worker.loading import Loaded, load, options_of
 from worker.results import ResultWriter
 from worker.sources import ModelUnavailable
 from worker.tasks import Desk, run_job
@@ -162,7 +162,7 @@ class Station:
         return Engine(
             loaded.model,
             on_text=self._broadcaster.deltas,
-            sampling_threads=sampling_threads(self.settings),
+            sampling_threads=self.settings.sampling_threads,
             spare_cell_bytes=loaded.spare_cell_bytes,
         )
 

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
 import stamina
 
@@ -28,19 +28,29 @@ from jobs.records import (
     Outcome,
     Succeeded,
 )
+from jobs.reuse import fingerprint
 from jobs.states import ENDED, FinishReason, JobState, Priority
 from worker.broadcast import Broadcaster, storable
 from worker.claims import Claims, ClaimWriter
 from worker.company import Closed, Company
 from worker.engine.engine import EngineStopped
-from worker.engine.generation import Completion, Generation, Prompt, Request, RowClass, Sampling, TokenLogprob
+from worker.engine.generation import (
+    Completion,
+    Generation,
+    Prompt,
+    Request,
+    RowClass,
+    Sampling,
+    TextDelta,
+    TokenLogprob,
+)
 from worker.leases import Lease, LeaseKeeper
 from worker.proof import ExactUnavailable, Proofs, class_for
 from worker.results import ResultWriter
+from worker.reuse import ROW_CLASSES, Keeps, kept, recipe_of
 
 logger = logging.getLogger("penstock.tasks")
 
-ROW_CLASSES: tuple[RowClass, ...] = get_args(RowClass)
 CLAIM_TRY_SECONDS = 5.0
 """How long a claim is tried against a database that is away. Then the message is let go: the row stays, and the
 dispatcher publishes it again."""
@@ -71,13 +81,17 @@ class TellsState(Protocol):
     def wake_dispatcher(self) -> Any: ...
 
 
+class Shelf(Claims, Keeps, Protocol):
+    """The part of the store that a task uses itself."""
+
+
 @dataclass(slots=True)
 class Desk:
     """What a task works with; one for the whole worker."""
 
     worker: str
     model: str
-    store: Claims
+    store: Shelf
     engine: Submits
     vocabulary: Encodes
     recipe: Mapping[str, Any]
@@ -157,15 +171,7 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
     if job.model != desk.model:
         return Failed("model_mismatch", "The job went to a worker that holds another model.", retryable=True)
     try:
-        before = desk.events.snapshot(job.ref.job_id) if job.ref.number > 1 else None
-        request = build_request(job, desk.vocabulary, desk.proofs, before)
-        desk.broadcaster.open(request.id, job.ref, on_demand=_on_demand(job))
-        try:
-            generation = desk.engine.submit(request)
-            lease.attach(generation)
-            completion = generation.wait()
-        finally:
-            desk.broadcaster.close(request.id)
+        return _answer(job, lease, desk)
     except ExactUnavailable as error:
         return Failed("exact_unavailable", str(error), retryable=False)
     except EngineStopped:
@@ -175,10 +181,32 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
     except Exception as error:  # its text may hold the prompt: only its kind is told
         logger.error("%s could not be run: %s", job.ref.job_id, type(error).__name__)
         return Failed("internal_error", f"The worker could not run it ({type(error).__name__}).", retryable=False)
+
+
+def _answer(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
+    """From the store where the caller allows it and the same is there; else from the engine."""
+    before = desk.events.snapshot(job.ref.job_id) if job.ref.number > 1 else None
+    request = build_request(job, desk.vocabulary, desk.proofs, before)
+    known = kept(desk.store, job, request, knobs=_knobs(job), recipe=desk.recipe, proofs=desk.proofs)
+    desk.broadcaster.open(request.id, job.ref, on_demand=_on_demand(job))
+    try:
+        if known is not None:
+            desk.broadcaster.deltas([_told_at_once(request, known)])
+            return Succeeded(known)
+        completion = _generate(request, lease, desk)
+    finally:
+        desk.broadcaster.close(request.id)
+    return outcome_of(completion, request, job, desk.recipe, desk.proofs, before=before)
+
+
+def _generate(request: Request, lease: Lease, desk: Desk) -> Completion:
+    generation = desk.engine.submit(request)
+    lease.attach(generation)
+    completion = generation.wait()
     if desk.engine.failure is not None:
         desk.on_engine_failure()
     assert completion is not None  # noqa: S101  `wait` without a timeout
-    return outcome_of(completion, request, job, desk.recipe, desk.proofs, before=before)
+    return completion
 
 
 def _finish(job: ClaimedJob, outcome: Outcome, desk: Desk) -> str:
@@ -216,7 +244,7 @@ def build_request(job: ClaimedJob, vocabulary: Encodes, proofs: Proofs, before: 
     A job that is to be exact is generated again, as it was; any other goes on behind what readers have already.
     Raises ValueError, with the field's name, for what it cannot run.
     """
-    knobs = Parameters.model_validate({**job.parameters, "seed": job.seed})
+    knobs = _knobs(job)
     prompt = (
         vocabulary.encode_chat(job.messages) if job.messages is not None else vocabulary.encode_text(job.prompt or "")
     )
@@ -234,6 +262,15 @@ def build_request(job: ClaimedJob, vocabulary: Encodes, proofs: Proofs, before: 
         exact=knobs.exact is not False,
         taken_over=_taken_over(job, knobs, before),
     )
+
+
+def _knobs(job: ClaimedJob) -> Parameters:
+    return Parameters.model_validate({**job.parameters, "seed": job.seed})
+
+
+def _told_at_once(request: Request, known: GenerationRecord) -> TextDelta:
+    row_class = known.recipe["row_class"]
+    return TextDelta(request.id, known.completion, len(known.completion), tuple(known.completion_token_ids), row_class)
 
 
 def _row_class(job: ClaimedJob, knobs: Parameters, proofs: Proofs, before: Snapshot | None) -> RowClass | None:
@@ -304,16 +341,15 @@ def outcome_of(
     that went on behind an earlier attempt's tokens is not: their cells were prefilled."""
     reason = completion.finish_reason
     waited = {name: job.seconds_queued + completion.timings[name] for name in ("queued", "first_token", "total")}
+    exact = bool(proofs.get(completion.row_class)) and not request.taken_over
+    whole = reason in ("stop", "length")
     record = GenerationRecord(
         completion=storable(completion.text),
-        finish_reason=FinishReason(reason) if reason in ("stop", "length") else None,
+        finish_reason=FinishReason(reason) if whole else None,
         prompt_token_ids=request.prompt.token_ids,
         completion_token_ids=completion.token_ids,
-        recipe={
-            **recipe,
-            "row_class": completion.row_class,
-            "exact": bool(proofs.get(completion.row_class)) and not request.taken_over,
-        },
+        recipe=recipe_of(recipe, completion.row_class, exact=exact),
+        fingerprint=fingerprint(request.prompt.token_ids, _knobs(job), job.seed) if whole and exact else None,
         continuity=continuity_of(request, completion, before),
         timings={**completion.timings, **waited},
         logprobs=None if completion.logprobs is None else [_logprob(entry) for entry in completion.logprobs],

@@ -36,6 +36,7 @@ _SHARED = (
     "repeat_penalty",
     "repeat_last_n",
     "exact",
+    "reuse",
 )
 """Fields that a native job has under the same name."""
 

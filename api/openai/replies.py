@@ -29,7 +29,7 @@ def whole(kind: Kind, done: Sequence[tuple[Job, Generation]]) -> Document:
     bodies = [_BODIES[kind](job, generation) for job, generation in done]
     choices = [{**body["choices"][0], "index": index} for index, body in enumerate(bodies)]
     usage = usage_of([generation for _, generation in done])
-    return {**bodies[0], "choices": choices, "usage": usage, "penstock": provenance([job for job, _ in done])}
+    return {**bodies[0], "choices": choices, "usage": usage, "penstock": provenance(done)}
 
 
 def usage_of(generations: Sequence[Generation]) -> Document:
@@ -39,9 +39,12 @@ def usage_of(generations: Sequence[Generation]) -> Document:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def provenance(jobs: Sequence[Job]) -> Document:
-    """An extra key: the jobs behind the choices, and the seeds that make them again."""
-    return {"job_ids": [job.id for job in jobs], "seeds": [job.seed for job in jobs]}
+def provenance(done: Sequence[tuple[Job, Generation]]) -> Document:
+    """An extra key: the jobs behind the choices, and the seeds that make them again. `reused_from`, where a choice
+    was answered from the store: the jobs it was generated for."""
+    told: Document = {"job_ids": [job.id for job, _ in done], "seeds": [job.seed for job, _ in done]}
+    reused = [(generation.continuity or {}).get("of") for _, generation in done]
+    return {**told, "reused_from": reused} if any(reused) else told
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class Chunks:
     def ending(self, index: int, job: Job, generation: Generation) -> bytes:
         """The reason it ended, and the logprobs of all its tokens if they were asked for."""
         choice = _BODIES[self.kind](job, generation)["choices"][0]
-        told = {"system_fingerprint": generation.recipe_id, "penstock": provenance([job])}
+        told = {"system_fingerprint": generation.recipe_id, "penstock": provenance([(job, generation)])}
         delta: object = {} if self.kind == "chat" else ""
         return self._of(index, delta, reason=choice["finish_reason"], logprobs=choice["logprobs"], **told)
 

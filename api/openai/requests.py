@@ -84,6 +84,9 @@ class _Request(BaseModel):
     repeat_penalty: Number | None = Field(default=None, description="An extension.")
     repeat_last_n: StrictInt | None = Field(default=None, description="An extension.")
     exact: StrictBool | None = Field(default=None, description="An extension: the text depends on nothing else.")
+    reuse: StrictBool | None = Field(
+        default=None, description="An extension: a stored text that must come out the same will do."
+    )
     max_attempts: Annotated[StrictInt, Field(ge=1, le=MAX_ATTEMPTS)] | None = Field(
         default=None, description="An extension."
     )

@@ -96,6 +96,7 @@ class ResponseRequest(BaseModel):
     repeat_penalty: Number | None = Field(default=None, description="An extension.")
     repeat_last_n: StrictInt | None = Field(default=None, description="An extension.")
     exact: StrictBool | None = Field(default=None, description="An extension.")
+    reuse: StrictBool | None = Field(default=None, description="An extension.")
     max_attempts: Annotated[StrictInt, Field(ge=1, le=MAX_ATTEMPTS)] | None = Field(
         default=None, description="An extension."
     )
@@ -193,7 +194,7 @@ def _messages(request: ResponseRequest) -> list[Document]:
 def _wanted(request: ResponseRequest) -> Document:
     names = ("temperature", "top_p", "seed", "stop", "logit_bias", "top_k", "min_p", "repeat_penalty", "repeat_last_n")
     wanted: Document = {"repeat_penalty": NO_PENALTY}
-    for name in (*names, "exact"):
+    for name in (*names, "exact", "reuse"):
         value = getattr(request, name)
         if value is not None:
             wanted[name] = value
@@ -272,7 +273,12 @@ def response_object(job: Job, generation: Generation | None) -> Document:
         "top_p": parameters.get("top_p") or 1.0,
         "truncation": "disabled",
         "usage": None if generation is None else _usage(generation),
-        "penstock": {"job_id": job.id, "seed": job.seed, "recipe": generation.recipe_id if generation else None},
+        "penstock": {
+            "job_id": job.id,
+            "seed": job.seed,
+            "recipe": generation.recipe_id if generation else None,
+            "reused_from": (generation.continuity or {}).get("of") if generation else None,
+        },
     }
 
 

@@ -240,6 +240,7 @@ def _generation(scope: Scope, ref: AttemptRef, record: GenerationRecord, identit
         "completion_token_ids": list(record.completion_token_ids),
         "logprobs": None if record.logprobs is None else storable(list(record.logprobs)),
         "continuity": None if record.continuity is None else dict(record.continuity),
+        "fingerprint": record.fingerprint,
         "recipe_id": identity,
         "timings": storable(dict(record.timings)),
         "stored_at": scope.now,

@@ -18,6 +18,7 @@ from jobs.records import (
     AttemptRef,
     ClaimedJob,
     Forgotten,
+    GenerationRecord,
     NewJob,
     Outcome,
     Renewal,
@@ -37,6 +38,7 @@ from jobs.store import (
     registry,
     replaying,
     retrying,
+    reusing,
     sweep,
 )
 from jobs.store.batch_door import BatchDoor
@@ -189,6 +191,11 @@ class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor, KeyDoor):
             return None
         with self._reading() as scope:
             return replaying.verdict(scope, job)
+
+    def reusable(self, job_id: str, fingerprint: str, recipe_ids: Collection[str]) -> GenerationRecord | None:
+        """A stored generation of the same owner that a job may be answered with (`jobs.reuse`)."""
+        with self._reading() as scope:
+            return reusing.find(scope, job_id, fingerprint, recipe_ids)
 
     # Repair
 

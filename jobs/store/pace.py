@@ -27,6 +27,8 @@ FEW_SAMPLES = 10
 MAX_SPREAD = 10.0
 """The late answer is at most so many times the likely one: beyond it nothing is known but "long"."""
 MAX_CORRELATION = 0.8
+STANDSTILL = 1e-9
+"""Lines a second: a line in thirty years."""
 MIN_ENDS = 2
 LIKELY_TAIL, LATE_TAIL = 0.25, 1.0
 """How far the last lines' straggling counts, in times of a line: between lines that take equally long (not at all)
@@ -249,7 +251,7 @@ def relief(own: Share, others: Sequence[Share]) -> float:
 
     All go at their present rates until the first is done; its share goes to those that are left, by the weights.
     """
-    if own.num_left <= 0 or own.lines_per_second <= 0:
+    if own.num_left <= 0 or own.lines_per_second < STANDSTILL:
         return 1.0
     left = {index: float(share.num_left) for index, share in enumerate([own, *others])}
     shares = dict(enumerate([own, *others]))

@@ -37,6 +37,7 @@ def replay(scope: Scope, job_id: str, owner: str | None, *, priority: Priority, 
     replay_id = new_id("job")
     row = {name: original[name] for name in COPIED} | {
         "id": replay_id,
+        "parameters": {name: value for name, value in original["parameters"].items() if name != "reuse"},
         "state": JobState.QUEUED,
         "priority": priority,
         "replay_of": job_id,

@@ -16,7 +16,7 @@ import llama_cpp
 from ops.bench.workload import END_TOKENS, REPEAT_PENALTY, Work
 from worker.engine.engine import Engine
 from worker.engine.generation import Completion, Prompt, Request, Sampling, TextDelta
-from worker.engine.model import Model, ModelOptions, Piece, TileRow, num_threads
+from worker.engine.model import Model, ModelOptions, Piece, TileRow
 
 Kind = Literal["full", "chain", "greedy"]
 """How tokens are chosen. `full`: all of the vocabulary, with a repeat penalty, as Penstock does unless told otherwise.
@@ -95,10 +95,8 @@ class Bench:
     """A loaded model on which workloads are run, one after another."""
 
     def __init__(self, path: Path, slots: int, context_tokens: int, **options: Any) -> None:
-        threads = options.get("threads")
         self.options = ModelOptions(slots=slots, reserve_slots=0, context_tokens=context_tokens, **options)
         self.model: Recorder = Recorder.load(path, self.options)  # type: ignore[assignment]
-        self.sampling_threads = threads or num_threads()
 
     def close(self) -> None:
         self.model.close()
@@ -109,7 +107,6 @@ class Bench:
         engine = Engine(
             self.model,
             on_text=clock.deltas,
-            sampling_threads=self.sampling_threads,
             spare_cell_bytes=spare_cell_bytes,
         )
         engine.start()

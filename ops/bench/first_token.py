@@ -3,6 +3,9 @@
 Time to the first text of a single job, from its POST to its first event, on an idle system and while a batch fills
 every slot, in turn. The bar: under load at most 1.5 times idle, and one step of the engine more. The step's time is
 what the worker's heartbeat says: busy slots over tokens a second, for a step gives each of them one.
+
+And the first text of a live chat completion on the idle system, beside the engine's own time to the first token of the
+same job: what HTTP, the database, Redis and Celery add.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import httpx
 from rich.console import Console
@@ -42,6 +46,10 @@ class Figures:
     idle: float
     under_load: float
     step: float
+    live: float
+    """First text of a streamed chat completion, idle."""
+    live_added: float
+    """The part of it that is not the engine's."""
 
     @property
     def ratio(self) -> float:
@@ -110,27 +118,52 @@ def _is_ready(settings: Settings) -> bool:
 def _measure(settings: Settings, rounds: int, tries: int, settle_seconds: float) -> Figures:
     store = Store(open_engine(settings.resolved_database_url), settings=settings)
     idle: list[float] = []
+    live: list[tuple[float, float]] = []
     loaded: list[float] = []
     steps: list[float] = []
     with httpx.Client(base_url=f"http://127.0.0.1:{settings.port}", timeout=60) as client:
         _first_text_seconds(client)  # warms up
         for _ in range(rounds):
             idle += [_first_text_seconds(client) for _ in range(tries)]
+            live += [_live_seconds(client, settings.model_name) for _ in range(tries)]
             with _load(client, store, settle_seconds):
                 loaded += [_first_text_seconds(client) for _ in range(tries)]
                 (worker,) = store.list_workers(30)
                 steps.append(worker.busy_slots / max(worker.tokens_per_second, 1e-9))
-    return Figures(median(idle), median(loaded), median(steps))
+    firsts, added = zip(*live, strict=True)
+    return Figures(median(idle), median(loaded), median(steps), median(firsts), median(added))
 
 
 def _first_text_seconds(client: httpx.Client) -> float:
+    """Reads to the end: the next job is not to meet this one."""
     started = time.perf_counter()
+    first: float | None = None
     job = client.post("/v1/jobs", json=CHAT).raise_for_status().json()
     with client.stream("GET", f"/v1/jobs/{job['id']}/events") as reply:
         for line in reply.iter_lines():
-            if line == "event: text":
-                return time.perf_counter() - started
-    raise RuntimeError("the stream ended without text")
+            if line == "event: text" and first is None:
+                first = time.perf_counter() - started
+    if first is None:
+        raise RuntimeError("the stream ended without text")
+    return first
+
+
+def _live_seconds(client: httpx.Client, model: str) -> tuple[float, float]:
+    """From the POST of a streamed chat completion to its first text; and how much of that was not the engine's."""
+    started = time.perf_counter()
+    first: float | None = None
+    chunk: dict[str, Any] = {}
+    with client.stream("POST", "/v1/chat/completions", json={**CHAT, "model": model, "stream": True}) as reply:
+        for line in reply.raise_for_status().iter_lines():
+            if line.startswith("data: {"):
+                chunk = json.loads(line.removeprefix("data: "))
+                if first is None and chunk["choices"][0]["delta"].get("content"):
+                    first = time.perf_counter() - started
+    if first is None:
+        raise RuntimeError("the stream ended without text")
+    (job_id,) = chunk["penstock"]["job_ids"]
+    timings = client.get(f"/v1/jobs/{job_id}").raise_for_status().json()["timings"]
+    return first, first - (timings["first_token"] - timings["queued"])
 
 
 @contextmanager

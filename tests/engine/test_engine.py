@@ -183,6 +183,27 @@ def test_an_interactive_request_finds_a_lane_while_a_batch_fills_every_tile(runn
             generation.cancel()
 
 
+def test_the_first_token_of_an_interactive_request_waits_for_nobodys_decode_call(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    decode = model.decode_tiles
+    monkeypatch.setattr(model, "decode_tiles", lambda *given: order.append("decode") or decode(*given))
+    engine = Engine(model, on_text=lambda deltas: order.extend(delta.request_id for delta in deltas))
+    crowd = [engine.submit(request(seed, max_tokens=30, interactive=False)) for seed in range(16)]
+    while not order or order[-1] != crowd[-1].request.id:
+        engine.step()
+    order.clear()
+    engine.submit(request(50, interactive=True, id="urgent", row_class="lone"))
+    engine.step()
+    assert order[:2] == ["urgent", "decode"]
+    engine.stop()
+    while engine._has_work:
+        engine.step()
+    for slot in range(model.num_slots):
+        model.forget(slot)
+
+
 def test_greedy_takes_the_likeliest_token_and_its_logprob_says_so(running: Running) -> None:
     (completion,) = run_all(running, [request(4, temperature=0.0, repeat_penalty=1.0, num_logprobs=3)])
     assert completion.logprobs is not None

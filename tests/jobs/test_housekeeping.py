@@ -26,7 +26,7 @@ def test_old_keys_workers_samples_and_deliveries_are_forgotten(store: Store, clo
         scope.connection.execute(sa.insert(BatchSample), samples)
         hook = {"id": "wh", "url": "u", "events": [], "secret": "s", "created_at": clock.now}
         scope.connection.execute(sa.insert(Webhook), [hook])
-        fields = {"webhook_id": "wh", "event_type": "e", "object_id": "o", "created_at": clock.now}
+        fields = {"webhook_id": "wh", "event_type": "e", "object_id": "o", "data": {}, "created_at": clock.now}
         due = [None, clock.now + timedelta(days=1)]
         scope.connection.execute(
             sa.insert(Delivery), [{**fields, "id": f"d{n}", "next_attempt_at": at} for n, at in enumerate(due)]

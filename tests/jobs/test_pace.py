@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jobs.store import pace
@@ -221,6 +221,7 @@ SHARES = st.builds(
 
 
 @given(own=SHARES, others=st.lists(SHARES, max_size=8))
+@example(own=share(1, 5e-324, owner="a"), others=[share(0, 0.0, owner="a")])
 def test_relief_is_never_a_burden(own: Share, others: list[Share]) -> None:
     assert 0 < pace.relief(own, others) <= 1.0
 

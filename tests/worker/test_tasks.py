@@ -11,7 +11,19 @@ import pytest
 
 from jobs.errors import LeaseLost, StoreRefused, StoreUnavailable
 from jobs.events import Snapshot, TextEvent
-from jobs.records import AttemptRef, Cancelled, ClaimedJob, Expired, Failed, Interrupted, Outcome, Renewal, Succeeded
+from jobs.records import (
+    AttemptRef,
+    Cancelled,
+    ClaimedJob,
+    Expired,
+    Failed,
+    GenerationRecord,
+    Interrupted,
+    Outcome,
+    Renewal,
+    Succeeded,
+    recipe_id,
+)
 from jobs.states import FinishReason, JobState, Priority
 from tests.support.stand_in_engine import StandInEngine, StandInVocabulary
 from tests.worker.test_leases import claimed
@@ -44,10 +56,13 @@ class World:
         self.jobs: dict[str, ClaimedJob] = {}
         self.outcomes: list[Outcome] = []
         self.away = False
+        self.shelf_away = False
         self.lost = False
         self.refused = False
         self.last_attempts: set[str] = set()
         self.snapshots: dict[str, Snapshot] = {}
+        self.kept: dict[str, GenerationRecord] = {}
+        """By fingerprint."""
 
     def runs_alone(self, job_id: str) -> bool:
         return job_id in self.last_attempts
@@ -84,6 +99,12 @@ class World:
 
     def snapshot(self, job_id: str) -> Snapshot | None:
         return self.snapshots.get(job_id)
+
+    def reusable(self, job_id: str, fingerprint: str, recipe_ids: Collection[str]) -> GenerationRecord | None:
+        if self.shelf_away:
+            raise StoreUnavailable("away")
+        record = self.kept.get(fingerprint)
+        return record if record is not None and recipe_id(record.recipe) in recipe_ids else None
 
     def wake_dispatcher(self) -> None:
         self.told.append(("wake",))
@@ -395,3 +416,47 @@ def test_a_text_that_was_generated_again_says_whether_it_is_the_same(room: Room,
     told = {"mode": "regenerated", "from_attempt": 1, "tokens": 3, "matches": same}
     assert outcome.generation.continuity == told
     assert outcome.generation.recipe["exact"] is True
+
+
+def reusing(room: Room, job_id: str, **parameters: Any) -> ClaimedJob:
+    """What the job `first` made is on the shelf; the same job again, which allows that it is used."""
+    room.run(replace(claimed("first"), **parameters))
+    record = room.world.outcomes[-1].generation  # type: ignore[union-attr]
+    room.world.kept[record.fingerprint] = replace(record, continuity={"mode": "reused", "of": "first"})
+    room.world.told.clear()
+    return replace(claimed(job_id), parameters={**claimed(job_id).parameters, "reuse": True})
+
+
+def test_a_job_that_allows_it_is_answered_with_what_it_would_come_to(room: Room) -> None:
+    again = reusing(room, "a")
+    room.world.jobs["a"] = again
+    assert run_job("a", room.desk) == "succeeded", "the engine took no step"
+    first, second = (outcome.generation for outcome in room.world.outcomes if isinstance(outcome, Succeeded))
+    assert (second.completion, second.completion_token_ids) == (first.completion, first.completion_token_ids)
+    assert second.continuity == {"mode": "reused", "of": "first"}
+    assert second.timings["decode"] == 0.0
+    assert [told[0] for told in room.world.told] == ["state", "text", "stored", "end"]
+
+
+@pytest.mark.parametrize(
+    ("change", "proofs"),
+    [
+        ({"parameters": {"reuse": False}}, PROVEN),
+        ({"seed": 8}, PROVEN),
+        ({"row_class": "lone"}, PROVEN),
+        ({}, {"tile": True, "lone": False}),
+    ],
+)
+def test_anything_else_is_generated(room: Room, change: dict[str, Any], proofs: Proofs) -> None:
+    """Another wish or seed; a replay, which is to show that it comes out the same; a class that is not proven here."""
+    again = replace(reusing(room, "a"), **change)
+    room.desk.proofs = proofs
+    assert room.run(again) == "succeeded"
+    assert room.world.outcomes[-1].generation.continuity is None  # type: ignore[union-attr]
+
+
+def test_with_the_database_away_it_is_generated(room: Room) -> None:
+    again = reusing(room, "a")
+    room.world.shelf_away = True
+    assert room.run(again) == "succeeded"
+    assert room.world.outcomes[-1].generation.continuity is None  # type: ignore[union-attr]

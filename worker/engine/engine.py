@@ -3,9 +3,10 @@
     submit ──> waiting ──admit──> slot: prefill in chunks ──> decode a token a step ──> end
 
 A step admits, ends what was cut, prefills (at most a chunk of rows), decodes one token of every sequence, and hands
-the new text over. Nothing in a step lets one sequence's bits depend on another: that is what makes a stored
-generation replayable. An interactive request that finds no slot pauses the youngest other sequence between two
-tokens: its cells are copied aside, and back, bit for bit, when a slot is free.
+the new text over: an interactive request's first token right after its prefill. Nothing in a step lets one sequence's
+bits depend on another: that is what makes a stored generation replayable. An interactive request that finds no slot
+pauses the youngest other sequence between two tokens: its cells are copied aside, and back, bit for bit, when a slot
+is free.
 
 Knows requests and tokens; knows no jobs. `submit`, `stats` and `stop` may be called from any thread.
 """
@@ -153,7 +154,8 @@ class Engine:
         self._end_cut()
         self._admit()
         self._close_ranks()
-        self._prefill()
+        if self._prefill():
+            self._hand_over()
         self._decode()
         self._hand_over()
 
@@ -288,8 +290,11 @@ class Engine:
             return "expired"
         return generation.cut
 
-    def _prefill(self) -> None:
-        """Prefill prompts, interactive ones first: a chunk of rows, or some more while nobody waits for a token."""
+    def _prefill(self) -> bool:
+        """Prefill prompts, interactive ones first: a chunk of rows, or some more while nobody waits for a token.
+
+        Whether somebody interactive has a first token now: it goes out at once, not after the decode call to come.
+        """
         speaking = any(sequence.begun for sequence in self._slots)
         room = self._chunk if speaking else self._chunk * IDLE_CHUNKS
         while room > 0:
@@ -297,15 +302,17 @@ class Engine:
             waiting.sort(key=lambda sequence: (not sequence.request.interactive, sequence.serial))
             done = self._prefiller.call(waiting, min(room, self._chunk))
             if done is None:
-                return
+                return False
             room -= done.rows
             for sequence in done.whole:
                 sequence.mark_prefilled()
                 if done.row is not None:
                     self._sample([(sequence, done.row)])
                 self._prefiller.keep_known(sequence)
-            if self._waiting[True] or any(sequence.request.interactive for sequence in done.whole):
-                return
+            greeted = any(sequence.request.interactive for sequence in done.whole)
+            if greeted or self._waiting[True]:
+                return greeted
+        return False
 
     def _decode(self) -> None:
         for run in self._slots.tile_runs():

@@ -1,4 +1,4 @@
-"""replays, and what other wires remember of a job
+"""replays, reuse, and what other wires remember of a job
 
 Revision: 0003, after 0002.
 """
@@ -24,11 +24,18 @@ NEW_COLUMNS = (
 
 def upgrade() -> None:
     op.add_column("generations", sa.Column("continuity", JSON))
+    op.add_column("generations", sa.Column("fingerprint", sa.String(length=32)))
+    known = sa.text("fingerprint IS NOT NULL")
+    op.create_index(
+        "ix_generations_fingerprint", "generations", ["fingerprint"], sqlite_where=known, postgresql_where=known
+    )
     for column in NEW_COLUMNS:
         op.add_column("jobs", column)
 
 
 def downgrade() -> None:
+    op.drop_index("ix_generations_fingerprint", "generations")
+    op.execute(sa.text("ALTER TABLE generations DROP COLUMN fingerprint"))
     op.execute(sa.text("ALTER TABLE generations DROP COLUMN continuity"))
     for column in NEW_COLUMNS:
         op.execute(sa.text(f"ALTER TABLE jobs DROP COLUMN {column.name}"))
