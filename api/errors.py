@@ -54,7 +54,7 @@ class Refusal(Exception):
         kind: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.status = status
+        self.status = int(status)
         self.message = message
         self.code = code
         self.param = param

@@ -109,13 +109,14 @@ Owner = Annotated[str | None, Depends(current_owner)]
 
 def _refuse_other_sites(request: Request, settings: Settings) -> None:
     """Without keys: no call from a page of another site, and none under a name that is not this machine's."""
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-    origin = request.headers.get("origin")
-    site = request.headers.get("sec-fetch-site", "none")
-    strange = site not in {"none", "same-origin"} or (
-        origin is not None and urlsplit(origin).netloc != request.headers.get("host")
-    )
-    if strange or not _is_of_this_machine(host, settings):
+    host, origin = request.headers.get("host", ""), request.headers.get("origin")
+    strange = request.headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}
+    try:
+        strange = strange or not _is_of_this_machine(urlsplit(f"//{host}").hostname or "", settings)
+        strange = strange or (origin is not None and urlsplit(origin).netloc != host)
+    except ValueError:  # a name that is none
+        strange = True
+    if strange:
         message = (
             "Without API keys, only this machine's own programs and pages are served. Make a key: penstock keys create."
         )
