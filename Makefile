@@ -5,7 +5,7 @@ UV ?= uv
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test bench demo-model lint lock audit-deps sbom clean
+.PHONY: setup demo test docs bench demo-model lint lock audit-deps sbom clean
 
 setup: $(READY)
 
@@ -19,6 +19,10 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
+# The pages with the parts that are made from the code, as a site in build/site. A broken link is an error.
+docs: $(READY)
+	$(BIN)/python -m ops.docs
+
 # Every figure of the project, each a ratio of one run: about half an hour. One by itself: `python -m ops.bench.NAME`.
 bench: $(READY)
 	$(BIN)/python -m ops.bench
@@ -26,6 +30,7 @@ bench: $(READY)
 	$(BIN)/python -m ops.bench.first_token
 	$(BIN)/python -m ops.bench.batches
 	$(BIN)/python -m ops.bench.replays --jobs 100
+	$(BIN)/python -m ops.bench.exact
 
 demo-model: $(READY)
 	$(BIN)/python -m ops.demo_model.train

@@ -13,6 +13,7 @@ from api.binding import UnsafeBinding, check_binding
 from api.server import Server
 from jobs.logs import configure_logs
 from jobs.settings import Settings
+from jobs.tracing import TracingUnavailable, start_tracing
 
 EXIT_SETTINGS = 2
 EXIT_STARTUP = 3
@@ -28,9 +29,14 @@ def main(arguments: list[str] | None = None) -> int:
         return _complain("\n".join(_wrong_settings(error)))
     if (sys.argv[1:] if arguments is None else arguments) == ["check"]:
         return 0
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
+    try:
+        stop_tracing = start_tracing(settings, "api")
+    except TracingUnavailable as error:
+        return _complain(str(error))
     server = Server(settings)
     server.run()
+    stop_tracing()
     return 0 if server.started else EXIT_STARTUP
 
 

@@ -35,6 +35,8 @@ class Announcer:
 
     def queued(self, interactive: Sequence[str], num_batch: int) -> None:
         """Jobs were stored: send the interactive ones to the queue, and wake the dispatcher for the others."""
+        one = {"job": interactive[0]} if len(interactive) == 1 and not num_batch else {}
+        log.info("queued", num_jobs=len(interactive) + num_batch, **one)
         if self._clock() < self._quiet_until:
             return
         if interactive and not self._publish(interactive):

@@ -8,11 +8,25 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
-from api import docs, errors
+from api import docs, errors, page
 from api.access import Access
 from api.limits import BodyLimit
+from api.metering import Meter, Metering
 from api.rates import LimitHeaders
-from api.routes import batches, completions, files, health, jobs, models, replays, responses, streams, webhooks
+from api.routes import (
+    batches,
+    completions,
+    files,
+    health,
+    jobs,
+    metrics,
+    models,
+    replays,
+    responses,
+    streams,
+    webhooks,
+    workers,
+)
 from api.services import Services
 from jobs.settings import Settings
 
@@ -25,10 +39,13 @@ Errors have OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.""
 def create_app(settings: Settings) -> FastAPI:
     """Build the application. Nothing connects before it starts, and nothing has to be up for it to start."""
 
+    meter = Meter()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         parts = Services.open(settings)
         app.state.services = parts
+        meter.watch(parts.store)
         try:
             yield
         finally:
@@ -43,15 +60,31 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    for module in (jobs, streams, replays, completions, responses, files, batches, webhooks, models, health):
+    for module in (
+        jobs,
+        streams,
+        replays,
+        completions,
+        responses,
+        files,
+        batches,
+        webhooks,
+        models,
+        workers,
+        health,
+        metrics,
+    ):
         app.include_router(module.router)
     errors.install(app)
     docs.install(app)
+    page.install(app)
     # The last added is the outermost.
     app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes, grace_seconds=settings.body_grace_seconds)
     app.add_middleware(LimitHeaders)
     app.add_middleware(errors.LastResort)
     app.add_middleware(Access)
+    app.state.meter = meter
+    app.add_middleware(Metering, meter=meter)
     return app
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
-
+from jobs.binding import is_loopback
 from jobs.database import open_engine
 from jobs.errors import PenstockError
 from jobs.settings import Settings
@@ -34,13 +33,3 @@ def _any_key(settings: Settings) -> bool:
         return Store(engine, settings=settings).any_key(alive=True)
     finally:
         engine.dispose()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens there."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

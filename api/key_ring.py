@@ -16,7 +16,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from api.binding import is_loopback
+from jobs.binding import is_loopback
+from jobs.errors import StoreUnavailable
 from jobs.keys import UNLIMITED, USUAL_SCOPES, KeyScope, Quota
 from jobs.settings import Settings
 from jobs.store import Store
@@ -72,12 +73,16 @@ class KeyRing:
 
     @property
     def asks(self) -> bool:
-        """Whether callers need a key. Raises StoreUnavailable."""
+        """Whether callers need a key. Through an outage: as it was. Raises StoreUnavailable where nobody knows."""
         if self._always:
             return True
         known = self._asked_for
         if known is None or known[0] <= self._monotonic():
-            known = self._until(), self._store.any_key(alive=False)
+            try:
+                known = self._until(), self._store.any_key(alive=False)
+            except StoreUnavailable:
+                if known is None:
+                    raise
             self._asked_for = known
         return known[1]
 
@@ -85,7 +90,7 @@ class KeyRing:
         """The caller with this key, if it is one. Raises StoreUnavailable."""
         owner = known_owner(key, self._settings.api_keys)
         if owner is not None:
-            scopes = frozenset({*USUAL_SCOPES, KeyScope.METRICS})
+            scopes = frozenset(USUAL_SCOPES)
             return Identity(owner, owner, scopes, self._settings.key_requests_per_minute, self._usual_quota())
         name = hashlib.sha256(key.encode()).hexdigest()  # no key stays in memory for longer than its request
         with self._lock:

@@ -10,7 +10,7 @@ import hashlib
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,9 +18,12 @@ from pathlib import Path
 from jobs.errors import ModelUnknown
 from jobs.settings import Settings
 from jobs.store import Store
+from jobs.tables import Model, Worker
 from worker.engine.vocabulary import Vocabulary
 
 FRESH_SECONDS = 2.0
+ALIVE_SECONDS = 30.0
+"""A worker that was heard of within so long lives."""
 DEMO_FILE = Path(__file__).resolve().parent.parent / "ops" / "demo_model" / "phi-3-demo.gguf"
 """Beside this package, in the repository as when installed. `ops` itself is imported by nobody."""
 
@@ -78,7 +81,7 @@ class Catalog:
             self.name,
             row.context_tokens,
             _announced_vocabulary(row.vocabulary),
-            exact=any(row.details["exact"].values()) if "exact" in row.details else None,
+            exact=_any(proven_classes(row, self._store.list_workers(ALIVE_SECONDS))),
             version=row.sha256,
         )
 
@@ -92,6 +95,20 @@ class Catalog:
         if not known:
             raise ModelUnknown(self.name)
         return ServedModel(self.name, min(known), vocabulary, version=f"changed at {changed_at}")
+
+
+def proven_classes(model: Model, workers: Iterable[Worker]) -> dict[str, bool] | None:
+    """By row class: whether a living worker has proven that it is exact. Where none lives, what the last one said at
+    its start; None where nobody has said."""
+    said = [w.details["exact"] for w in workers if w.model == model.name and "exact" in w.details]
+    if not said and model.details.get("exact") is not None:
+        said = [model.details["exact"]]
+    names = sorted({name for one in said for name in one})
+    return {name: any(one.get(name) for one in said) for name in names} if said else None
+
+
+def _any(classes: Mapping[str, bool] | None) -> bool | None:
+    return None if classes is None else any(classes.values())
 
 
 # A process serves one model, or for a moment two, when the file behind a name changes.

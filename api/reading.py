@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from api.batch_shapes import FINAL, batch_object
+from api.batch_shapes import FINAL, UNKNOWN, batch_object
 from api.checking import Submission
-from api.shapes import accepted_row, job_object
+from api.shapes import accepted_row, excerpt_of, job_object
 from api.wire import BatchObject, BatchPage, JobObject, JobPage, ReplayObject
 from jobs.errors import InvalidRequest, NotFound, StoreUnavailable
 from jobs.states import ENDED, JobState
@@ -24,6 +25,7 @@ _IDS = {
     "webhook": re.compile("webhook_[0-9a-f]{32}"),
     "delivery": re.compile("delivery_[0-9a-f]{32}"),
 }
+_BEGINNING = re.compile("(job_[0-9a-f]{0,32})?")
 MAX_SHOWN_ID = 64
 FINALIZING_SECONDS = 1
 """When to ask again for a batch whose lines have all ended: its files are as good as whole."""
@@ -60,15 +62,34 @@ def _replay(store: Store, job: Job) -> ReplayObject | None:
     return None if verdict is None else ReplayObject.model_validate(verdict)
 
 
-def read_page(
-    store: Store, owner: str | None, *, state: JobState | None, batch_id: str | None, limit: int, after: str | None
-) -> JobPage:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which jobs a page lists; `excerpt`: code points of a text at most, None: all of it."""
+
+    state: JobState | None = None
+    batch_id: str | None = None
+    id_prefix: str = ""
+    limit: int = 20
+    after: str | None = None
+    excerpt: int | None = None
+
+
+def read_page(store: Store, owner: str | None, wanted: Wanted) -> JobPage:
     """One page, newest first. Attempts and queue positions are left out."""
-    if batch_id is not None:
-        read_batch(store, batch_id, owner)
-    _check_cursor(store, after, batch_id, owner)
-    rows, has_more = store.list_jobs(state=state, batch_id=batch_id, limit=limit, after=after, owner=owner)
-    data = _listed(store, rows)
+    if wanted.batch_id is not None:
+        store.get_batch(check_id("batch", wanted.batch_id), owner)
+    if not _BEGINNING.fullmatch(wanted.id_prefix):
+        raise InvalidRequest("id_prefix: must be 'job_' and hexadecimal digits.", param="id_prefix")
+    _check_cursor(store, wanted.after, wanted.batch_id, owner)
+    rows, has_more = store.list_jobs(
+        state=wanted.state,
+        batch_id=wanted.batch_id,
+        limit=wanted.limit,
+        after=wanted.after,
+        owner=owner,
+        id_prefix=wanted.id_prefix,
+    )
+    data = [excerpt_of(job, wanted.excerpt) for job in _listed(store, rows)]
     ids = [job.id for job in rows]
     first, last = (ids[0], ids[-1]) if ids else (None, None)
     return JobPage(data=data, first_id=first, last_id=last, has_more=has_more)
@@ -114,11 +135,15 @@ def poll_batch(store: Store, batch_id: str, owner: str | None) -> tuple[BatchObj
     return seen, None if seen.status in FINAL else seconds_to_poll_batch(batch, rates) or FINALIZING_SECONDS
 
 
-def read_batches(store: Store, owner: str | None, limit: int, after: str | None) -> BatchPage:
-    """A page of batches, newest first. Raises NotFound for a cursor that names none."""
+def read_batches(
+    store: Store, owner: str | None, limit: int, after: str | None, *, with_rates: bool = False
+) -> BatchPage:
+    """A page of batches, newest first; `with_rates` reckons the pace of those that have not ended. Raises NotFound for
+    a cursor that names none."""
     rows, has_more = store.list_batches(owner, limit, after)
     counts = store.counts_of(rows)
-    data = [batch_object(row, counts[row.id]) for row in rows]
+    rates = {row.id: store.batch_rates(row.id) for row in rows if with_rates and row.ended_at is None}
+    data = [batch_object(row, counts[row.id], rates.get(row.id, UNKNOWN)) for row in rows]
     first, last = (data[0].id, data[-1].id) if data else (None, None)
     return BatchPage(data=data, first_id=first, last_id=last, has_more=has_more)
 

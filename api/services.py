@@ -46,7 +46,7 @@ class Services:
         client = open_redis(settings.resolved_redis_url)
         async_client = open_async_redis(settings.resolved_redis_url)
         vault = Vault.open(settings)
-        announcer = Announcer(store, Publisher(make_app(settings)), EventWriter(client))
+        announcer = Announcer(store, Publisher(make_app(settings), store.traces_of), EventWriter(client))
         return cls(
             settings=settings,
             store=store,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from api.wire import (
     AttemptObject,
@@ -13,10 +14,11 @@ from api.wire import (
     LineCounts,
     ModelObject,
     Usage,
+    WorkerObject,
 )
 from jobs.records import NewJob
 from jobs.states import AttemptOutcome, FinishReason, JobState, Priority
-from jobs.tables import Attempt, File, Generation, Job, Model
+from jobs.tables import Attempt, File, Generation, Job, Model, Worker
 
 
 def job_object(
@@ -52,9 +54,27 @@ def job_object(
         error=JobError.model_validate(job.error) if job.error else None,
         metadata=job.job_metadata,
         batch_id=job.batch_id,
+        custom_id=job.custom_id,
         status_url=f"/v1/jobs/{job.id}",
         events_url=f"/v1/jobs/{job.id}/events",
     )
+
+
+def excerpt_of(job: JobObject, length: int | None) -> JobObject:
+    """The job with the beginnings of its texts, and without its logprobs. None: the job as it is."""
+    if length is None:
+        return job
+    cut = {
+        "prompt": None if job.prompt is None else job.prompt[:length],
+        "messages": None if job.messages is None else [_begun(message, length) for message in job.messages[-1:]],
+        "completion": None if job.completion is None else job.completion[:length],
+        "logprobs": None,
+    }
+    return job.model_copy(update=cut)
+
+
+def _begun(message: Mapping[str, Any], length: int) -> dict[str, Any]:
+    return {**message, "content": str(message.get("content", ""))[:length]}
 
 
 def accepted_row(job_id: str, job: NewJob, batch_id: str | None, now: datetime) -> Job:
@@ -91,15 +111,35 @@ def _attempt_object(attempt: Attempt) -> AttemptObject:
     )
 
 
-def model_object(model: Model) -> ModelObject:
-    """An announced model, as OpenAI's clients list it."""
+def model_object(model: Model, exact: Mapping[str, bool] | None) -> ModelObject:
+    """An announced model, as OpenAI's clients list it. `exact`: by row class (`api.models.proven_classes`)."""
     return ModelObject(
         id=model.name,
         created=int(model.announced_at.timestamp()),
         context_tokens=model.context_tokens,
         sha256=model.sha256,
-        exact=model.details.get("exact"),
+        exact=None if exact is None else dict(exact),
         recipe=model.recipe_id,
+    )
+
+
+def worker_object(worker: Worker, *, alive: bool) -> WorkerObject:
+    """A worker's newest heartbeat. What the engine counts stays in `details`, whatever it is."""
+    details = dict(worker.details)
+    draining, waiting, exact = details.pop("draining", False), details.pop("waiting", 0), details.pop("exact", None)
+    return WorkerObject(
+        name=worker.name,
+        model=worker.model,
+        alive=alive,
+        draining=bool(draining),
+        slots=worker.slots,
+        busy_slots=worker.busy_slots if alive else 0,
+        waiting=int(waiting) if alive else 0,
+        tokens_per_second=round(worker.tokens_per_second, 1) if alive else 0.0,
+        exact=exact,
+        details=details,
+        started_at=worker.started_at,
+        seen_at=worker.seen_at,
     )
 
 

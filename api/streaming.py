@@ -5,7 +5,9 @@ never from a message: a message only says that it is time to look. The row is al
 lost message delays the end and never hides it.
 
 Positions count code points of the completion. A reader at position n has completion[:n]; a text event with `seq` s and
-text t covers [s - len(t), s). Should a later attempt say something else, a `reset` voids what came before.
+text t covers [s - len(t), s). A position is one in the text of a certain attempt. A later attempt's text keeps some of
+it, all of it as a rule (`jobs.transcript`); a reader that has more than that, or of whom nobody can know, is told by a
+`reset` that what came before is void.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from api.services import Services
 from api.wire import JobObject
 from jobs.errors import InvalidRequest, NotFound, QueueUnavailable, StoreUnavailable
 from jobs.states import ENDED, JobState
+from jobs.transcript import keeps
 
 log = structlog.get_logger("penstock.api")
 
@@ -52,22 +55,21 @@ _POSITION = re.compile(r"(?P<seq>[0-9]{1,12})(?:@(?P<attempt>[0-9]{1,6}))?")
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a reader stands: `seq` code points, of `attempt` if that is known."""
+    """Where a reader stands: `seq` code points of what `attempt` told."""
 
     seq: int = 0
-    attempt: int | None = None
+    attempt: int = 1
 
     @classmethod
-    def parse(cls, text: str, param: str, *, default_attempt: int | None = None) -> Position:
+    def parse(cls, text: str, param: str) -> Position:
         """Read `42` or, as the `id` of frames after the first attempt has it, `42@2`. Raises InvalidRequest."""
         match = _POSITION.fullmatch(text)
         if match is None:
             raise InvalidRequest(f"{param}: must be a number of code points, such as 42.", param=param)
-        attempt = match["attempt"]
-        return cls(int(match["seq"]), int(attempt) if attempt else default_attempt)
+        return cls(int(match["seq"]), int(match["attempt"] or 1))
 
     def __str__(self) -> str:
-        return f"{self.seq}@{self.attempt}" if self.attempt and self.attempt > 1 else str(self.seq)
+        return f"{self.seq}@{self.attempt}" if self.attempt > 1 else str(self.seq)
 
 
 def frame(event: str, data: Mapping[str, Any] | str, id: object = None) -> bytes:  # noqa: A002
@@ -184,13 +186,10 @@ class JobStream:
             yield Broken("The live text cannot be read right now; the job goes on.", error.code)
 
     def _opening(self, job: JobObject) -> list[Told]:
-        """Where the job stands. A reader that comes back with the text of an attempt that is over starts afresh."""
-        attempt = _newest_attempt(job)
-        stale = self._position.seq > 0 and self._position.attempt not in (None, attempt)
-        pieces: list[Told] = [self._reset(attempt)] if stale else []
-        self._start = Position(self._position.seq, attempt)
-        rest = self._ending(job) if job.state in ENDED else self._state(job.state, attempt, job.queue_position)
-        return pieces + rest
+        """Where the job stands."""
+        if job.state in ENDED:
+            return self._ending(job)
+        return self._state(job.state, _newest_attempt(job), job.queue_position)
 
     async def _live(self) -> AsyncGenerator[Told]:
         """Events from Redis, and from looks at the row between them, until the job has ended or the server stops."""
@@ -216,7 +215,8 @@ class JobStream:
         """Move what Redis says into the inbox. A full inbox holds it back; the reader then re-reads the snapshot."""
         try:
             while True:
-                following = self._parts.reader.follow(self._job_id, self._position.seq, tell_listening=True)
+                seq, attempt = self._position.seq, self._position.attempt
+                following = self._parts.reader.follow(self._job_id, seq, attempt=attempt, tell_listening=True)
                 async with contextlib.aclosing(following) as events:
                     async for event in events:
                         await inbox.put(event)
@@ -244,7 +244,7 @@ class JobStream:
     def _live_events(self, event: Event) -> list[Told]:
         match event["type"]:
             case "text":
-                return self._text(event["text"], int(event["seq"]), event.get("attempt"))
+                return self._text(event["text"], int(event["seq"]), int(event["attempt"]))
             case "reset":
                 return [self._reset(int(event["attempt"]))]
             case "state" if event["state"] not in ENDED:
@@ -261,21 +261,22 @@ class JobStream:
     def _ending(self, job: JobObject) -> list[Told]:
         """What is left of the stored text, and the whole job."""
         attempt = _newest_attempt(job)
-        text = [] if job.completion is None else self._stored_text(job.completion, attempt)
+        text = [] if job.completion is None else self._stored_text(job, job.completion, attempt)
         return [*text, *self._state(job.state, attempt), Ended(job)]
 
-    def _stored_text(self, completion: str, attempt: int) -> list[Told]:
+    def _stored_text(self, job: JobObject, completion: str, attempt: int) -> list[Told]:
         """The stored text after the reader's position; all of it, if it does not continue what the reader has."""
-        pieces: list[Told] = [] if self._continues(completion, attempt) else [self._reset(attempt)]
+        pieces: list[Told] = [] if self._continues(job, completion, attempt) else [self._reset(attempt)]
         return pieces + self._text(completion[self._position.seq :], len(completion), attempt)
 
-    def _continues(self, completion: str, attempt: int) -> bool:
+    def _continues(self, job: JobObject, completion: str, attempt: int) -> bool:
         """What this stream told is compared. Of what the reader had before, the attempt is all that is known."""
-        known = self._start.seq == 0 or self._start.attempt == attempt
+        kept = {int(number): num for number, num in (job.continuity or {}).get("kept", {}).items()}
+        known = keeps(attempt, kept, self._start.attempt, self._start.seq)
         told = "".join(self._told)
         return known and self._position.seq <= len(completion) and completion.startswith(told, self._start.seq)
 
-    def _text(self, text: str, seq: int, attempt: int | None) -> list[Told]:
+    def _text(self, text: str, seq: int, attempt: int) -> list[Told]:
         begins_at = seq - len(text)
         if begins_at > self._position.seq:
             raise QueueUnavailable("a piece of the text is missing")
@@ -283,7 +284,7 @@ class JobStream:
         if not fresh:
             return []
         self._told.append(fresh)
-        self._position = Position(seq, attempt or self._position.attempt)
+        self._position = Position(seq, attempt)
         return [Text(seq, fresh, self._position)]
 
     def _reset(self, attempt: int) -> Reset:

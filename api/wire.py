@@ -67,7 +67,7 @@ class JobRequest(Parameters):
     max_attempts: Annotated[StrictInt, Field(ge=1, le=MAX_ATTEMPTS)] | None = Field(
         default=None, description="Tries before the job ends `failed`. None: the server's setting."
     )
-    metadata: Metadata = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict, description="Pairs of the caller's own, kept with the job.")
 
 
 class ManyJobsRequest(BaseModel):
@@ -140,8 +140,8 @@ class JobObject(BaseModel):
     recipe: str | None = Field(description="Id of all else that decides the text.")
     continuity: dict[str, Any] | None = Field(
         default=None,
-        description="How it took up what an earlier attempt had told, and at which token; or the job `of` which it is "
-        "the generation, `reused`.",
+        description="How it took up what an earlier attempt had told, and at which token (`kept`: code points of what "
+        "each earlier attempt told that the text begins with); or the job `of` which it is the generation, `reused`.",
     )
     attempts: list[AttemptObject] | None
     max_attempts: int | None
@@ -153,6 +153,7 @@ class JobObject(BaseModel):
     error: JobError | None
     metadata: dict[str, str]
     batch_id: str | None
+    custom_id: str | None = Field(default=None, description="Of a line of a file: what its file calls it.")
     replay: ReplayObject | None = Field(default=None, description="Of a replay: how it compares. Null in lists.")
     status_url: str
     events_url: str
@@ -352,7 +353,8 @@ class ModelObject(BaseModel):
     context_tokens: int
     sha256: str
     exact: dict[str, bool] | None = Field(
-        default=None, description="By row class: whether the worker has proven that a text depends on nothing else."
+        default=None,
+        description="By row class: whether a living worker has proven that a text depends on nothing else.",
     )
     recipe: str | None = Field(default=None, description="Id of all that decides a text, but for its row class.")
 
@@ -360,6 +362,56 @@ class ModelObject(BaseModel):
 class ModelPage(BaseModel):
     object: Literal["list"] = "list"
     data: list[ModelObject]
+
+
+class WorkerObject(BaseModel):
+    """A worker, as its newest heartbeat has it. One that is not `alive` was not heard of for a while."""
+
+    name: str
+    object: Literal["worker"] = "worker"
+    model: str
+    alive: bool
+    draining: bool = Field(description="It takes no more, and finishes what it holds.")
+    slots: int
+    busy_slots: int
+    waiting: int = Field(description="Jobs that it holds and that have no slot yet.")
+    tokens_per_second: float = Field(description="Completion tokens, over the last seconds.")
+    exact: dict[str, bool] | None = Field(description="By row class: whether it has proven that texts can be replayed.")
+    details: dict[str, Any] = Field(description="Counts of its engine, such as `prefix_hit_rate`.")
+    started_at: datetime
+    seen_at: datetime
+
+
+class WorkerPage(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[WorkerObject]
+
+
+class QueueObject(BaseModel):
+    """What waits and runs in one queue, of all owners."""
+
+    name: Priority
+    object: Literal["queue"] = "queue"
+    queued: int
+    queued_at_least: bool = Field(description="More wait than were counted.")
+    published: int = Field(description="Of the queued, those that a worker may take at any moment.")
+    running: int
+    oldest_at: datetime | None = Field(description="Since when the oldest waits; of lines, since when their batch.")
+
+
+class QueuePage(BaseModel):
+    """In the order in which workers serve them."""
+
+    object: Literal["list"] = "list"
+    data: list[QueueObject]
+
+
+class RecipeObject(BaseModel):
+    """All that decides a text besides prompt, parameters and seed."""
+
+    id: str
+    object: Literal["recipe"] = "recipe"
+    body: dict[str, Any]
 
 
 class Liveness(BaseModel):

@@ -42,6 +42,8 @@ app.command(rich_help_panel=ROLES)(role_commands.dispatcher)
 app.command(rich_help_panel=ROLES)(role_commands.flower)
 app.add_typer(keys_app, name="keys", rich_help_panel=LOOK)
 app.command(rich_help_panel=LOOK)(role_commands.audit)
+app.command(rich_help_panel=LOOK)(role_commands.backup)
+app.command(rich_help_panel=LOOK)(role_commands.restore)
 app.command(rich_help_panel=LOOK)(role_commands.doctor)
 app.command(
     rich_help_panel=LOOK,  # every word is its own, `--help` too

@@ -68,6 +68,22 @@ def audit() -> None:
     become("audit")
 
 
+def backup(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Where to write it; must not be there yet.")],
+    *,
+    no_files: Annotated[
+        bool, typer.Option("--no-files", help="Only the database, without the files of batches.")
+    ] = False,
+) -> None:
+    """Write everything that is stored to one file, while the system runs."""
+    become("backup", *(["--no-files"] if no_files else []), "--", file)
+
+
+def restore(file: Annotated[str, typer.Argument(metavar="FILE", help="What `penstock backup` wrote.")]) -> None:
+    """Fill an empty database, and an empty storage of files, from a backup. Stop every role first."""
+    become("restore", "--", file)
+
+
 def chaos(words: typer.Context) -> None:
     """Start a system of its own, break it on purpose, and check that nothing is lost. See `penstock chaos --help`."""
     become("chaos", *words.args)

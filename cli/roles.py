@@ -23,9 +23,12 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "api": ("api",),
     "worker": ("worker",),
     "dispatcher": ("jobs.dispatcher",),
+    "flower": ("ops.flower",),
     "may_listen": ("api", "check"),
     "audit": ("jobs.audit",),
     "keys": ("jobs.key_commands",),
+    "backup": ("jobs.backup", "save"),
+    "restore": ("jobs.backup", "restore"),
     "bench": ("ops.bench",),
     "chaos": ("ops.chaos",),
     "requeue": ("jobs.admin", "requeue"),
@@ -40,21 +43,18 @@ def python(*words: str) -> list[str]:
     return [sys.executable, "-P", "-m", *words]
 
 
-def role_command(name: str, settings: Settings) -> list[str]:
+def role_command(name: str, _settings: Settings) -> list[str]:
     """Command line of a role or of one of the tools that belong to another room."""
-    if name != "flower":
-        return python(*MODULES[name])
-    where = [f"--address={settings.flower_host}", f"--port={settings.flower_port}"]
-    return python("celery", "-A", "jobs.queue:app", "flower", *where, "--logging=warning")
+    return python(*MODULES[name])
 
 
-def child_environment(settings: Settings, overrides: Mapping[str, object] | None = None) -> dict[str, str]:
+def child_environment(_settings: Settings, overrides: Mapping[str, object] | None = None) -> dict[str, str]:
     """What a child process inherits: our environment, and `overrides` (fields of Settings) as PENSTOCK_* variables."""
     environment = dict(os.environ)
+    for name in overrides or {}:  # an override takes the place of a file, too
+        environment.pop(f"PENSTOCK_{name.upper()}_FILE", None)
     environment |= {f"PENSTOCK_{name.upper()}": str(value) for name, value in (overrides or {}).items()}
     environment["PYTHONUNBUFFERED"] = "1"
-    if settings.flower_basic_auth:  # not on the command line, where `ps` shows it
-        environment.setdefault("FLOWER_BASIC_AUTH", settings.flower_basic_auth)
     if "site-packages" not in ROOT.parts:
         paths = environment.get("PYTHONPATH", "").split(os.pathsep)
         environment["PYTHONPATH"] = os.pathsep.join(

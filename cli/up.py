@@ -96,6 +96,7 @@ class System:
         self.supervisor = Supervisor(self.logs, signals, self._say)
         self.mirror = LogMirror(self.supervisor, self._show_line) if options.verbose else None
         self.environment = child_environment(settings, self._overrides())
+        self.environment.setdefault("PENSTOCK_LOG_FORMAT", "console")  # a person reads them
         self.addresses = Addresses(
             os.getpid(),
             reachable_url(settings.host, settings.port),
@@ -197,13 +198,19 @@ class System:
         workers = [f"worker-{number}" for number in range(1, self.options.workers + 1)]
         return [
             Role("api", command["api"], self.environment, wave=ROLE_WAVE),
-            Role("dispatcher", command["dispatcher"], self.environment, wave=ROLE_WAVE),
+            Role("dispatcher", command["dispatcher"], self._metered(0), wave=ROLE_WAVE),
             *(
-                Role(name, command["worker"], self.environment, wave=WORKER_WAVE, stop_seconds=drain)
-                for name in workers
+                Role(name, command["worker"], self._metered(number), wave=WORKER_WAVE, stop_seconds=drain)
+                for number, name in enumerate(workers, start=1)
             ),
             Role("flower", command["flower"], self.environment, wave=ROLE_WAVE, essential=False),
         ]
+
+    def _metered(self, number: int) -> dict[str, str]:
+        """The environment of a role that serves its metrics on a port of its own: the dispatcher on the one that is
+        set, the workers on those after it."""
+        first = self.settings.metrics_port
+        return self.environment | ({"PENSTOCK_METRICS_PORT": str(first + number)} if first else {})
 
     def _wait_ready(self, started_at: float) -> None:
         worker = self.logs / "worker-1.log"

@@ -314,7 +314,7 @@ def start(store: Store, redis: Redis, settings: Settings, stop: threading.Event)
 def main() -> int:
     """Run the role until SIGTERM or SIGINT."""
     settings = Settings()
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

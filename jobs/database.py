@@ -18,6 +18,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
@@ -27,6 +29,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from jobs.errors import PenstockError, StoreRefused, StoreUnavailable
 from jobs.settings import Settings
 
+POOL_SIZE = 16
 BUSY_SECONDS = 15.0
 """How long a statement waits for another writer before it counts as an outage."""
 IDLE_TRANSACTION_SECONDS = 15
@@ -49,8 +52,9 @@ _SQLITE_OUTAGES = (
 _POSTGRES_OUTAGES = ("08", "53", "57", "58", "40001", "40P01", "55P03", "25006", "25P03", "42P01")
 
 
-def open_engine(url: str) -> Engine:
-    """Open a pool of connections to `url`. Nothing connects yet, so the database may come up later.
+def open_engine(url: str, *, pool_size: int = POOL_SIZE) -> Engine:
+    """Open a pool of connections to `url`, which keeps so many open (of a PostgreSQL). Nothing connects yet, so the
+    database may come up later.
 
     No parameter is ever shown in an error or a log (`hide_parameters`): prompts are parameters.
     """
@@ -58,7 +62,7 @@ def open_engine(url: str) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         return _open_sqlite(parsed)
     if parsed.get_backend_name() == "postgresql":
-        return _open_postgres(parsed)
+        return _open_postgres(parsed, pool_size)
     raise PenstockError(f"PENSTOCK_DATABASE_URL: {parsed.get_backend_name()!r} is neither sqlite nor postgresql.")
 
 
@@ -70,7 +74,7 @@ def _open_sqlite(url: URL) -> Engine:
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(
-        url, hide_parameters=True, pool_size=16, max_overflow=48, connect_args={"timeout": BUSY_SECONDS}
+        url, hide_parameters=True, pool_size=POOL_SIZE, max_overflow=48, connect_args={"timeout": BUSY_SECONDS}
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -113,7 +117,7 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes", True) else "BEGIN")
 
 
-def _open_postgres(url: URL) -> Engine:
+def _open_postgres(url: URL, pool_size: int) -> Engine:
     # A host that is cut off, rather than down, answers nothing: every wait has a bound.
     bounds = {
         "connect_timeout": 5,
@@ -126,7 +130,7 @@ def _open_postgres(url: URL) -> Engine:
         url,
         hide_parameters=True,
         pool_pre_ping=True,
-        pool_size=16,
+        pool_size=pool_size,
         max_overflow=48,
         pool_timeout=BUSY_SECONDS,
         connect_args={name: value for name, value in bounds.items() if name not in url.query},
@@ -226,12 +230,28 @@ def migration_config(connection: Connection | None = None) -> Config:
     return config
 
 
+def knows_revision(revision: str) -> bool:
+    """Whether this code has the migration of that name."""
+    return any(
+        script.revision == revision for script in ScriptDirectory.from_config(migration_config()).walk_revisions()
+    )
+
+
 def _run_migrations(connection: Connection, revision: str) -> None:
     config = migration_config(connection)
     if revision == "base" or revision.startswith("-"):
         command.downgrade(config, revision)
+    elif revision == "head" and _is_ahead(connection):
+        return
     else:
         command.upgrade(config, revision)
+
+
+def _is_ahead(connection: Connection) -> bool:
+    """Whether newer code has migrated already: an upgrade under way, or one that was rolled back. Migrations only
+    add, so this code works with those tables, and there is nothing to do (`ops/decisions/0038`)."""
+    heads = MigrationContext.configure(connection).get_current_heads()
+    return any(not knows_revision(head) for head in heads)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

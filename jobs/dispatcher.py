@@ -37,12 +37,16 @@ from jobs.database import open_engine
 from jobs.errors import PenstockError, QueueUnavailable, StoreUnavailable
 from jobs.events import SENTINEL_KEY, EventWriter, open_redis
 from jobs.logs import configure_logs
+from jobs.metrics.dispatching import RoundMeter
+from jobs.metrics.registry import new_registry, watch_store
+from jobs.metrics.serving import UnsafeMetrics, serve_metrics
 from jobs.queue import Publisher, make_app
 from jobs.records import Publishable, SweepReport
 from jobs.settings import Settings
 from jobs.states import JobState, Priority
 from jobs.store import Store
 from jobs.store.progress import SAMPLE_SECONDS
+from jobs.tracing import TracingUnavailable, start_tracing
 
 log = structlog.get_logger("penstock.dispatcher")
 
@@ -50,6 +54,7 @@ OFFICE = "dispatcher"
 MAX_WAIT_SECONDS = 1.0
 """Rounds come no further apart than this while something is down: recovery is noticed within it."""
 MIN_REST_SECONDS = 0.02
+EXIT_SETTINGS = 2
 MANY_SWEPT = 500
 """A sweep that moved so many jobs may have left some: what it does in one round is bounded."""
 RETURN_SECONDS = 3.0
@@ -105,8 +110,10 @@ class Dispatcher:
         *,
         holder: str | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        on_round: Callable[[Round], None] = lambda _: None,
     ) -> None:
         self._store = store
+        self._on_round = on_round
         self._publisher = publisher
         self._redis = redis
         self._settings = settings
@@ -276,6 +283,7 @@ class Dispatcher:
                 wait_seconds = min(MAX_WAIT_SECONDS, 2 * interval)
             else:
                 outage.over()
+                self._on_round(done)
                 now = self._monotonic()
                 wait_seconds = rest_seconds(done, interval, now - ended_at)
                 ended_at = now
@@ -296,19 +304,34 @@ def _redis_needed() -> Iterator[None]:
 def main() -> int:
     """Run the role until SIGTERM or SIGINT."""
     settings = Settings()
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
+    try:
+        return _run(settings)
+    except (TracingUnavailable, UnsafeMetrics) as error:
+        log.critical("dispatcher_cannot_start", reason=str(error))
+        return EXIT_SETTINGS
+
+
+def _run(settings: Settings) -> int:
+    stop_tracing = start_tracing(settings, "dispatcher")
+    registry = new_registry("dispatcher")
+    stop_metrics = serve_metrics(settings, registry)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     store = Store(open_engine(settings.resolved_database_url), settings=settings)
+    watch_store(registry, store, standing=True)
     redis = open_redis(settings.resolved_redis_url)
     log.info("dispatcher_started", interval_seconds=settings.dispatch_interval_seconds, window=settings.dispatch_window)
     beside = clerk.start(store, redis, settings, stop)
     deliveries = courier.start(store, settings, stop)
-    Dispatcher(store, Publisher(make_app(settings)), redis, settings).run(stop)
+    publisher = Publisher(make_app(settings), store.traces_of)
+    Dispatcher(store, publisher, redis, settings, on_round=RoundMeter(registry).note).run(stop)
     if beside is not None:
         beside.join(clerk.STOP_SECONDS)
     deliveries.join(courier.STOP_SECONDS + courier.OUTAGE_SECONDS)
+    stop_metrics()
+    stop_tracing()
     log.info("dispatcher_stopped")
     return 0
 

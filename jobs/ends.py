@@ -18,3 +18,5 @@ class EndedLine:
     generation: Generation | None
     worker: str | None
     end_number: int
+    exact: bool | None = None
+    """Whether its text depends on nothing else that ran; none without a text."""

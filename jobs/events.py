@@ -6,8 +6,9 @@ Keys and channels, all in one Redis database:
                                            {"type": "text", "attempt": 1, "seq": 42, "text": "..."}
                                            {"type": "state", "state": "running", "attempt": 1}
                                            {"type": "end", "state": "succeeded"}
-    penstock:job:{id}:snapshot   string    {"attempt", "seq", "text", "tokens", "row_class"}: the whole text so far and
-                                           its tokens, for readers and for the next attempt; expires soon after the end
+    penstock:job:{id}:snapshot   string    {"attempt", "seq", "text", "tokens", "row_class", "recipe", "kept"}: the
+                                           whole text so far, its tokens, and what of earlier attempts' text it begins
+                                           with, for readers and for the next attempt; expires soon after the end
     penstock:job:{id}:end        string    the state a job ended in, for a reader that came a moment late; expires soon
     penstock:cancel              channel   ids of running jobs that somebody cancelled; workers listen
     penstock:dispatch            channel   anything: wakes the dispatcher
@@ -33,7 +34,8 @@ import json
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import structlog
@@ -49,7 +51,7 @@ from jobs.errors import QueueUnavailable
 from jobs.fanout import STALE, Fanout
 from jobs.interest import FOLLOW_CHANNEL, READER_CHANNEL, Announcing
 from jobs.states import JobState
-from jobs.transcript import GAP, Event, Transcript
+from jobs.transcript import GAP, Event, Kept, Transcript
 
 log = structlog.get_logger("penstock.events")
 
@@ -69,7 +71,8 @@ SNAPSHOT_READS = 16
 
 
 class TextEvent(NamedTuple):
-    """New text of a job, and all of it so far: the text, its tokens, and the row class they were decoded in."""
+    """New text of a job, and all of it so far: the text, its tokens, the row class they were decoded in, and what of
+    earlier attempts' text it begins with."""
 
     job_id: str
     attempt: int
@@ -78,6 +81,9 @@ class TextEvent(NamedTuple):
     text: str
     token_ids: Sequence[int] = ()
     row_class: str | None = None
+    recipe: str | None = None
+    """Id of the recipe that the text is made by."""
+    kept: Kept = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,7 @@ class Snapshot:
     text: str
     token_ids: tuple[int, ...]
     row_class: str | None
+    kept: Kept = field(default_factory=dict)
 
 
 def job_channel(job_id: str) -> str:
@@ -155,21 +162,25 @@ class EventWriter:
         return self._send(add)
 
     def _add_text(self, pipe: Pipeline, event: TextEvent | tuple[str, int, int, str, str]) -> None:
-        job_id, attempt, seq, delta, full_text, token_ids, row_class = TextEvent(*event)
+        job_id, attempt, seq, delta, full_text, token_ids, row_class, recipe, kept = TextEvent(*event)
         snapshot = {"attempt": attempt, "seq": seq, "text": full_text, "tokens": token_ids, "row_class": row_class}
+        snapshot["recipe"] = recipe
+        if kept:
+            snapshot["kept"] = dict(kept)
         pipe.set(snapshot_key(job_id), _dump(snapshot), px=self._expiry_ms)
         pipe.publish(job_channel(job_id), _dump({"type": "text", "attempt": attempt, "seq": seq, "text": delta}))
 
     def snapshot(self, job_id: str) -> Snapshot | None:
-        """What an attempt has told so far; None where nothing was told, or Redis is away."""
+        """What an attempt has told so far; None where nothing was told. Raises QueueUnavailable."""
         try:
             found: Any = self._redis.get(snapshot_key(job_id))
         except (RedisError, OSError):
-            return None
+            raise QueueUnavailable("Redis cannot be reached.") from None
         if found is None:
             return None
         told = json.loads(found)
-        return Snapshot(told["attempt"], told["text"], tuple(told.get("tokens", ())), told.get("row_class"))
+        tokens, row_class = tuple(told.get("tokens", ())), told.get("row_class")
+        return Snapshot(told["attempt"], told["text"], tokens, row_class, _kept(told))
 
     def state(self, job_id: str, state: JobState, attempt: int | None = None) -> bool:
         """A job that is not over moved: `running`, or `queued` again."""
@@ -265,13 +276,16 @@ class EventReader:
     async def _announce(self, message: str) -> None:
         await self._redis.publish(FOLLOW_CHANNEL, message)
 
-    async def follow(self, job_id: str, after: int = 0, *, tell_listening: bool = False) -> AsyncGenerator[Event, None]:
-        """Yield what happens to a job: no gap, no repeat. `after`: code points of its text that the client has.
+    async def follow(
+        self, job_id: str, after: int = 0, *, attempt: int = 1, tell_listening: bool = False
+    ) -> AsyncGenerator[Event, None]:
+        """Yield what happens to a job: no gap, no repeat. `after`: code points of its text that the client has, as
+        `attempt` told them.
 
         Yields `{"type": "text", "attempt", "seq", "text"}`, `{"type": "state", "state"[, "attempt"]}`, and
-        `{"type": "reset", "attempt"}` when a newer attempt's text does not continue what was told (its text follows,
-        from the first character). Ends after `{"type": "end", "state"}`; the database then has all the text, also
-        what a full Redis may have kept from here.
+        `{"type": "reset", "attempt"}` when a newer attempt's text does not continue what was told, or is not known to
+        (its text follows, from the first character). Ends after `{"type": "end", "state"}`; the database then has all
+        the text, also what a full Redis may have kept from here.
 
         `tell_listening`: yield `{"type": "listening"}` too, each time the subscription has (again) begun. An end that
         came before it was told to nobody here: it is time to look at the row.
@@ -280,7 +294,7 @@ class EventReader:
             QueueUnavailable: Redis is out of reach for longer than the patience.
         """
         self._announcing.ensure()
-        async with aclosing(self._follow(job_id, Transcript(after))) as events:
+        async with aclosing(self._follow(job_id, Transcript(after, attempt))) as events:
             async for event in events:
                 if event["type"] != "listening" or tell_listening:
                     yield event
@@ -297,6 +311,15 @@ class EventReader:
                     events = await self._hear(job_id, transcript, json.loads(message))
                 for event in events:
                     yield event
+
+    async def recipe(self, job_id: str) -> str | None:
+        """Id of the recipe by which the text is made that was told last; None where nothing is known of it."""
+        try:
+            snapshot, _ = await self._read(job_id)
+        except QueueUnavailable:
+            return None
+        found: str | None = None if snapshot is None else json.loads(snapshot).get("recipe")
+        return found
 
     async def _begin(self, job_id: str, transcript: Transcript) -> list[Event]:
         """The subscription has begun, or messages were lost: what is kept, and the workers hear of this reader."""
@@ -354,7 +377,11 @@ def _told(snapshot: bytes | str | None, transcript: Transcript) -> list[Event]:
     if snapshot is None:
         return []
     document = json.loads(snapshot)
-    return transcript.read_snapshot(document["attempt"], document["text"])
+    return transcript.read_snapshot(document["attempt"], document["text"], _kept(document))
+
+
+def _kept(snapshot: dict[str, Any]) -> dict[int, int]:
+    return {int(attempt): kept for attempt, kept in snapshot.get("kept", {}).items()}
 
 
 def _dump(message: dict[str, Any]) -> str:

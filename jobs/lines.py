@@ -10,6 +10,7 @@ rendered again after a crash, or for somebody who follows the batch.
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -79,6 +80,7 @@ def provenance(line: EndedLine) -> Document:
         "attempt": job.attempt,
         "worker": line.worker,
         "recipe": generation.recipe_id if generation else None,
+        "exact": line.exact,
         "timings": _steady(generation.timings) if generation else None,
     }
     if job.state == JobState.FAILED:
@@ -104,7 +106,7 @@ def text_body(job: Job, generation: Generation) -> Document:
     choice = {
         "index": 0,
         "text": generation.completion,
-        "logprobs": None if generation.logprobs is None else _text_logprobs(generation.logprobs),
+        "logprobs": None if generation.logprobs is None else _text_logprobs(generation.logprobs, generation.completion),
         "finish_reason": generation.finish_reason,
     }
     return _completion_body("cmpl", "text_completion", job, generation, choice)
@@ -172,18 +174,32 @@ def _token(entry: Mapping[str, Any]) -> Document:
     return {"token": entry["token"], "logprob": _number(entry), "bytes": entry["bytes"]}
 
 
-def _text_logprobs(stored: Sequence[Mapping[str, Any]]) -> Document:
-    """The older shape: lists beside each other. Offsets count characters of the completion."""
-    offsets, offset = [], 0
-    for entry in stored:
-        offsets.append(offset)
-        offset += len(entry["token"])
+def _text_logprobs(stored: Sequence[Mapping[str, Any]], text: str) -> Document:
+    """The older shape: lists beside each other. Offsets are places in `text`."""
     return {
         "tokens": [entry["token"] for entry in stored],
         "token_logprobs": [_number(entry) for entry in stored],
-        "top_logprobs": [{other["token"]: _number(other) for other in entry["top"]} for entry in stored],
-        "text_offset": offsets,
+        "top_logprobs": [{_label(other): _number(other) for other in entry["top"]} for entry in stored],
+        "text_offset": _offsets([bytes(entry["bytes"]) for entry in stored], text),
     }
+
+
+def _offsets(pieces: Sequence[bytes], text: str) -> list[int]:
+    """Where each token's text begins. A turn begins without the space of its first token; a character may take several
+    tokens, which then begin at one place."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    offset = -1 if pieces and pieces[0].startswith(b" ") and not text.startswith(" ") else 0
+    offsets = []
+    for piece in pieces:
+        offsets.append(max(offset, 0))
+        offset += len(decoder.decode(piece))
+    return offsets
+
+
+def _label(entry: Mapping[str, Any]) -> str:
+    """A key for a token: its text, or its id where the text is not it (part of a character, an end)."""
+    token: str = entry["token"]
+    return token if token and token.encode() == bytes(entry["bytes"]) else f"token_id:{entry['token_id']}"
 
 
 def _number(entry: Mapping[str, Any]) -> float:

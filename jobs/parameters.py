@@ -55,21 +55,53 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    temperature: Annotated[Number, Field(ge=0, le=100)] = 1.0
-    max_tokens: Annotated[StrictInt, Field(ge=1)] = 100
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[StrictInt, Field(ge=1)] | None = None
-    min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
-    repeat_penalty: Annotated[Number, Field(gt=0, le=100)] = 1.2
-    repeat_last_n: Annotated[StrictInt, Field(ge=0, le=65536)] = 64
-    seed: Annotated[StrictInt, Field(ge=0, le=MAX_SEED)] | None = None
-    stop: tuple[StrictStr, ...] = ()
-    logit_bias: dict[str, Annotated[Number, Field(ge=-100, le=100)]] = Field(default_factory=dict)
-    logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    response_format: ResponseFormat | None = None
-    exact: StrictBool | None = None
-    reuse: StrictBool | None = None
-    """Whether a stored generation that must come out the same may be the answer. Decides no text."""
+    temperature: Annotated[Number, Field(ge=0, le=100)] = Field(
+        default=1.0, description="0 takes the likeliest token each time; higher is more varied."
+    )
+    max_tokens: Annotated[StrictInt, Field(ge=1)] = Field(
+        default=100,
+        description="Completion tokens at most. Prompt and completion together must fit the context of a slot.",
+    )
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = Field(
+        default=None, description="Only the likeliest tokens that make up this much probability together. None: off."
+    )
+    top_k: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        default=None, description="Only so many of the likeliest tokens. None: off."
+    )
+    min_p: Annotated[Number, Field(ge=0, le=1)] | None = Field(
+        default=None, description="Only tokens at least this share as likely as the likeliest. None: off."
+    )
+    repeat_penalty: Annotated[Number, Field(gt=0, le=100)] = Field(
+        default=1.2, description="Makes tokens that stand in the newest `repeat_last_n` less likely; 1 is off."
+    )
+    repeat_last_n: Annotated[StrictInt, Field(ge=0, le=65536)] = Field(
+        default=64, description="Tokens that the penalty looks back on; 0 is off."
+    )
+    seed: Annotated[StrictInt, Field(ge=0, le=MAX_SEED)] | None = Field(
+        default=None, description="0 to 4294967294. None: one is drawn, and stored."
+    )
+    stop: tuple[StrictStr, ...] = Field(
+        default=(), description="Up to 4 texts that end the completion, and are not part of it."
+    )
+    logit_bias: dict[str, Annotated[Number, Field(ge=-100, le=100)]] = Field(
+        default_factory=dict, description="Token ids, as strings, to what is added to their logits."
+    )
+    logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_LOGPROBS)] | None = Field(
+        default=None,
+        description="Alternatives stored beside each token, with their log probabilities. None: nothing is stored.",
+    )
+    response_format: ResponseFormat | None = Field(
+        default=None, description="Keeps the text to JSON, or to a JSON schema. None: free text."
+    )
+    exact: StrictBool | None = Field(
+        default=None,
+        description="True: decoded in a row class that the worker has proven exact, and made again from the start if "
+        "its worker is lost. None: that holds for lines of batches where a class is proven.",
+    )
+    reuse: StrictBool | None = Field(
+        default=None,
+        description="True: a stored text of yours that must come out the same may be the answer. Decides no text.",
+    )
 
     @field_validator("stop", mode="before")
     @classmethod

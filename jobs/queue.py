@@ -1,12 +1,13 @@
 """The queue: what a message looks like and how it gets to Redis. The only Celery import of `jobs/`.
 
-A message is a nudge: it carries a job's id and nothing else. It may be lost or doubled; the row decides.
+A message is a nudge: it carries a job's id and nothing else; where it is traced, the W3C `traceparent` as a header. It
+may be lost or doubled; the row decides.
 `celery -A jobs.queue:app` (Flower) finds an app made from the environment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from kombu.exceptions import KombuError, LimitExceeded
 from kombu.pools import ProducerPool
 from redis.exceptions import RedisError
 
-from jobs.errors import QueueUnavailable
+from jobs import tracing
+from jobs.errors import QueueUnavailable, StoreUnavailable
 from jobs.settings import Settings
 from jobs.states import Priority
 
@@ -104,9 +106,17 @@ class Publisher:
     Its connections are its own: a worker waits for Redis as long as it takes, a publisher says so within a second.
     """
 
-    def __init__(self, app: Celery, task: str = TASK) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        traces_of: Callable[[Collection[str]], Mapping[str, str]] = lambda _: {},
+        *,
+        task: str = TASK,
+    ) -> None:
+        """`traces_of`: the trace context of jobs (`Store.traces_of`); asked for only while traces are on."""
         self._app = app
         self._task = task
+        self._traces_of = traces_of
         impatient = {
             **transport_options(),
             "socket_timeout": 5,
@@ -127,16 +137,23 @@ class Publisher:
                 them again is harmless.
         """
         ids = list(job_ids)
+        traces = self._traces(ids) if tracing.is_on() else {}
         for tries_left in reversed(range(PUBLISH_TRIES)):
             try:
-                self._send(ids, priority)
+                self._send(ids, priority, traces)
             except (KombuError, RedisError, OSError, LimitExceeded) as error:
                 if tries_left == 0:
                     raise QueueUnavailable(f"The queue takes no messages ({type(error).__name__}).") from None
             else:
                 return
 
-    def _send(self, ids: list[str], priority: Priority) -> None:
+    def _traces(self, ids: list[str]) -> Mapping[str, str]:
+        try:
+            return self._traces_of(ids)
+        except StoreUnavailable:
+            return {}
+
+    def _send(self, ids: list[str], priority: Priority, traces: Mapping[str, str]) -> None:
         acquired = self._producers.acquire(block=True, timeout=POOL_WAIT_SECONDS)
         with acquired as producer, producer.batch(max_size=FLUSH_MESSAGES):
             for job_id in ids:
@@ -149,4 +166,13 @@ class Publisher:
                     # Given here so that nothing is computed, and nothing else ever shows in Flower.
                     argsrepr=job_id,
                     kwargsrepr="",
+                    headers=_trace_header(job_id, traces.get(job_id)),
                 )
+
+
+def _trace_header(job_id: str, trace: str | None) -> dict[str, str] | None:
+    """What a message carries besides the id, where the job is traced."""
+    if trace is None:
+        return None
+    with tracing.span("publish", kind="producer", parent=trace, attributes={"job": job_id}):
+        return {tracing.TRACEPARENT: tracing.traceparent() or trace}

@@ -62,6 +62,20 @@ class ClaimedJob:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """What waits and runs in one queue. `at_least`: more wait than were counted."""
+
+    priority: Priority
+    num_queued: int
+    num_published: int
+    """Of them, those with a message out: a worker may take them at any moment."""
+    num_running: int
+    oldest_at: datetime | None
+    """When the oldest that waits was accepted; of lines, when their batch was."""
+    at_least: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRecord:
     """What is stored of a finished (or cut short) generation."""
 
@@ -191,6 +205,30 @@ class Rates:
     """It will be done as likely before as after."""
     eta_p90_seconds: float | None = None
     """It will be done before nine times of ten."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStanding:
+    """How one queue stands. `num_waiting`: queued jobs; `num_messages`: those of them with a message out."""
+
+    num_waiting: int
+    num_messages: int
+    num_running: int
+    oldest_seconds: float
+    """Age of the oldest that waits; 0 when none does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How everything stands at one instant. `window`: batch lines that may be in flight."""
+
+    queues: Mapping[Priority, QueueStanding]
+    num_open_batches: int
+    num_lines_to_take_in: int
+    num_deliveries_waiting: int
+    num_workers: Mapping[str, int]
+    """Living ones, by model."""
+    window: int
 
 
 @dataclass(frozen=True, slots=True)

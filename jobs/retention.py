@@ -56,7 +56,9 @@ class Retention:
         self._replaced.extend((due, name) for name in names)
 
     def drop_replaced(self) -> Iterator[int]:
-        """Delete the replaced objects whose grace is over."""
+        """Delete the replaced objects whose grace is over, but none while a backup runs, which may still copy it."""
+        if not self._replaced or self._store.backup_runs():
+            return
         while self._replaced and self._replaced[0][0] <= self._monotonic():
             self._vault.delete(self._replaced[0][1])
             self._replaced.popleft()
@@ -93,7 +95,7 @@ class Retention:
 
     def erase(self) -> Iterator[int]:
         """Delete the objects of deleted files, and forget their names then."""
-        while found := self._store.erasable_files(CHUNK):
+        while not self._store.backup_runs() and (found := self._store.erasable_files(CHUNK)):
             for erasable in found:
                 for name in erasable.object_names:
                     self._vault.delete(name)

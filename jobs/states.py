@@ -44,9 +44,13 @@ class AttemptOutcome(StrEnum):
     """How an attempt ended. A running attempt has none."""
 
     SUCCEEDED = "succeeded"
+    """Its generation was stored, and ended the job."""
     FAILED = "failed"
+    """The job could not be run, or the engine failed. Costs an attempt; the job is tried again if that can help."""
     CANCELLED = "cancelled"
+    """Somebody asked for the job to stop."""
     EXPIRED = "expired"
+    """The job's deadline passed."""
     INTERRUPTED = "interrupted"
     """A drain gave the job back. Costs no attempt: the job is queued again with its budget whole."""
     LEASE_LOST = "lease_lost"
@@ -57,14 +61,18 @@ class Priority(StrEnum):
     """Which queue a job waits in."""
 
     INTERACTIVE = "interactive"
+    """Published at once, and run before every batch line."""
     BATCH = "batch"
+    """Published by the dispatcher, a window at a time."""
 
 
 class FinishReason(StrEnum):
-    """Why a succeeded generation ended: an end token or stop string, or its `max_tokens`."""
+    """Why a succeeded generation ended."""
 
     STOP = "stop"
+    """An end token, or one of its stop strings."""
     LENGTH = "length"
+    """It has `max_tokens` tokens."""
 
 
 class ReplayResult(StrEnum):

@@ -127,6 +127,7 @@ class Batch(Base):
     error_cursor: Mapped[int] = mapped_column(default=0, doc="And the error file.")
     output_order: Mapped[str] = mapped_column(String(16), default="completion")
     output_expires_after_seconds: Mapped[int | None] = mapped_column(BigInteger)
+    traceparent: Mapped[str | None] = mapped_column(String(64), doc="W3C trace context of the call that made it.")
     finalized_at: Mapped[datetime | None] = mapped_column(Instant, doc="When its files were whole.")
 
     __table_args__ = (
@@ -300,6 +301,9 @@ class Job(Base):
     started_at: Mapped[datetime | None] = mapped_column(Instant, doc="First claim.")
     ended_at: Mapped[datetime | None] = mapped_column(Instant)
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON, doc='{"code","message","retryable"}')
+    traceparent: Mapped[str | None] = mapped_column(
+        String(64), doc="W3C trace context of the call that made it; a line of a file has its batch's."
+    )
 
     __table_args__ = (
         CheckConstraint(_one_of("state", JobState), "state"),

@@ -13,6 +13,7 @@ from celery.exceptions import Reject
 
 from jobs.queue import TASK, make_app
 from jobs.settings import Settings
+from jobs.tracing import TRACEPARENT
 from worker.consumer import GatheringConsumer
 from worker.pool import DrainingThreadPool
 from worker.station import Station, StationStep, concurrency
@@ -35,11 +36,11 @@ def make_worker_app(settings: Settings, make_station: Callable[[Settings], Stati
         worker_redirect_stdouts=False,  # the progress bars of loading belong on the terminal
     )
 
-    @app.task(name=TASK)  # type: ignore[untyped-decorator]
-    def generate(job_id: str) -> str:
+    @app.task(name=TASK, bind=True)  # type: ignore[untyped-decorator]
+    def generate(task: Any, job_id: str) -> str:
         if station.draining:
             raise Reject("draining", requeue=True)  # another worker's, then
-        return station.run(job_id)
+        return station.run(job_id, trace=task.request.get(TRACEPARENT), task_id=task.request.id)
 
     return app
 

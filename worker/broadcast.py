@@ -9,6 +9,9 @@ first event of a job that gains a reader is its whole text so far. The ends of s
 well, all of a flush in one round trip: they are told whether anybody is known to follow or not, for a reader may
 have come in that moment.
 
+An attempt after the first says nothing while all it has is what readers were told before: the snapshot has more, and
+the attempt after this one must find all of it. With its first new text it says how much of the old it keeps.
+
 That a job runs is told here too, before its text, so that nobody waits for Redis on the way to the engine.
 
 Knows text and where it goes; never logs it.
@@ -22,12 +25,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from jobs.events import TextEvent
+from jobs.events import Snapshot, TextEvent
 from jobs.interest import Interest
 from jobs.records import AttemptRef
 from jobs.states import JobState
+from jobs.transcript import Kept, kept_of
 from worker.engine.generation import TextDelta
 
+RecipeOf = Callable[[TextDelta], str | None]
 REST_SECONDS = 1.0
 """After a write that failed: so long nothing is tried."""
 
@@ -49,9 +54,13 @@ class WritesText(Protocol):
 class _Stream:
     """One attempt's text so far, and how much of it readers have been sent."""
 
-    def __init__(self, ref: AttemptRef, *, on_demand: bool) -> None:
+    def __init__(self, ref: AttemptRef, *, on_demand: bool, recipe_of: RecipeOf, before: Snapshot | None) -> None:
         self.ref = ref
         self.on_demand = on_demand
+        self._recipe_of = recipe_of
+        self.recipe: str | None = None
+        self._before = before
+        self._kept: Kept = {}
         self.started = False
         """Whether readers have been told that it runs."""
         self.text = ""
@@ -64,12 +73,23 @@ class _Stream:
         for delta in deltas:
             self.token_ids += delta.token_ids
         self.row_class = deltas[-1].row_class
+        self.recipe = self.recipe or self._recipe_of(deltas[-1])
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is text that no attempt has told."""
+        known = self._before is not None and self._before.text.startswith(self.text)
+        return len(self.text) > self.num_sent and not known
 
     def event(self) -> TextEvent:
         """What is new, and everything: the next attempt goes on from there if this one is lost."""
-        fresh = self.text[self.num_sent :]
-        seq = len(self.text)
-        return TextEvent(self.ref.job_id, self.ref.number, seq, fresh, self.text, self.token_ids, self.row_class)
+        if self._before is not None:  # It has gone beyond what was told, or another way: what it keeps is settled.
+            self._kept = kept_of(self.text, self._before.attempt, self._before.text, self._before.kept)
+            self._before = None
+        ref, fresh, seq = self.ref, self.text[self.num_sent :], len(self.text)
+        return TextEvent(
+            ref.job_id, ref.number, seq, fresh, self.text, self.token_ids, self.row_class, self.recipe, self._kept
+        )
 
 
 class Broadcaster:
@@ -119,9 +139,20 @@ class Broadcaster:
         if self._fresh and any(delta.request_id in self._fresh for delta in deltas):
             self._urgent.set()
 
-    def open(self, request_id: str, ref: AttemptRef, *, on_demand: bool = False) -> None:
-        """Waits for nothing, like `close` of a stream that nobody follows. `on_demand`: see above."""
-        stream = self._streams[request_id] = _Stream(ref, on_demand=on_demand)
+    def open(
+        self,
+        request_id: str,
+        ref: AttemptRef,
+        *,
+        on_demand: bool = False,
+        recipe_of: RecipeOf = lambda _: None,
+        before: Snapshot | None = None,
+    ) -> None:
+        """Waits for nothing, like `close` of a stream that nobody follows. `on_demand`: see above. `recipe_of`: the id
+        of the recipe by which the text is made; the first text says what it needs to know of how it runs. `before`:
+        what an earlier attempt told."""
+        stream = _Stream(ref, on_demand=on_demand, recipe_of=recipe_of, before=before)
+        self._streams[request_id] = stream
         if not on_demand:
             self._fresh.add(request_id)
         if self._wanted(stream):
@@ -140,6 +171,10 @@ class Broadcaster:
         """A job on demand has ended, and the end is stored: told with the next flush."""
         self._ends.append((job_id, state))
         self._wake()
+
+    def num_tokens(self) -> dict[str, int]:
+        """Completion tokens so far of every open stream, by job."""
+        return {stream.ref.job_id: len(stream.token_ids) for stream in list(self._streams.values())}
 
     def flush(self) -> None:
         """Write the new text of every stream now."""
@@ -161,7 +196,7 @@ class Broadcaster:
         return True
 
     def _tell_text(self, wanted: Sequence[_Stream]) -> bool:
-        unsent = [stream for stream in wanted if len(stream.text) > stream.num_sent]
+        unsent = [stream for stream in wanted if stream.has_news]
         if unsent and not self._events.text([stream.event() for stream in unsent]):
             return False
         for stream in unsent:

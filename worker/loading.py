@@ -5,17 +5,22 @@ Knows files, memory and the engine's model; knows no jobs and no Celery.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from jobs.settings import Settings
 from worker.engine.model import Model, ModelLoadError, ModelOptions
+from worker.engine.probe import prove
 from worker.gguf_header import Header, read_header
 from worker.memory import TooLittleMemory, available_bytes, need_of, plan_context
 from worker.progress import loading
 from worker.proof import Proofs, proven
 from worker.sources import ModelSource, ModelUnavailable, resolve
+
+MAX_TILE_ROWS = 64
+"""The largest tile that is tried. A kernel that takes more rows at a time is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +69,43 @@ def load(settings: Settings) -> Loaded:
             model = Model.load(source.path, options, report)
     except ModelLoadError as error:
         raise ModelUnavailable(error.code, f"{source.name} cannot be loaded: {error}.") from error
-    recipe = {**model.recipe, "model_sha256": source.sha256}
+    model = with_exact_tiles(model, source, settings.home, free - spare)
+    recipe = recipe_of(model, source)
     return Loaded(source, model, recipe, proven(model, recipe, settings.home), spare)
+
+
+def recipe_of(model: Model, source: ModelSource) -> dict[str, Any]:
+    """All that decides a text but prompt, seed and row class."""
+    return {**model.recipe, "model_sha256": source.sha256}
+
+
+def with_exact_tiles(
+    model: Model, source: ModelSource, home: Path, available: int, probe: Callable[[Model], Mapping[str, bool]] = prove
+) -> Model:
+    """The model with tiles that are exact: of as many rows as it has, or of twice as many until it holds. As it is
+    where no size does, or where more do not fit into memory. The weights are loaded once, whatever is tried."""
+    first = model.options
+    for options in [first, *larger_tiles(first, source.path, available)]:
+        model = model if options is first else model.reshaped(options)
+        if proven(model, recipe_of(model, source), home, probe).get("tile", True):
+            return model
+    return model if model.options is first else model.reshaped(first)
+
+
+def larger_tiles(options: ModelOptions, path: Path, available: int) -> list[ModelOptions]:
+    """The same with tiles of twice the rows, and twice again, as far as more slots (a whole number of tiles) fit into
+    memory. That of a GPU is not known here: there, as far as there are no more slots."""
+    sizes = [options.tile_rows << times for times in range(1, MAX_TILE_ROWS.bit_length())]
+    larger = [replace(options, tile_rows=rows) for rows in sizes if rows <= MAX_TILE_ROWS]
+    header, file_bytes = read_header(path), path.stat().st_size
+
+    def fits(other: ModelOptions) -> bool:
+        if other.tile_slots == options.tile_slots:
+            return True
+        need = need_of(header, file_bytes, other.tile_slots + other.lone_slots, other.kv_type)
+        return other.gpu_layers == 0 and need.total(other.context_tokens or 0) <= available
+
+    return [other for other in larger if fits(other)]
 
 
 def fit(header: Header, file_bytes: int, options: ModelOptions, available: int | None = None) -> ModelOptions:

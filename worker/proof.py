@@ -10,7 +10,7 @@ from pathlib import Path
 from jobs.records import recipe_id
 from worker.engine.generation import RowClass
 from worker.engine.model import Model
-from worker.engine.probe import prove
+from worker.engine.probe import VERSION, prove
 
 logger = logging.getLogger("penstock.proof")
 
@@ -30,7 +30,7 @@ def proven(
 ) -> Proofs:
     """The proofs of the row classes for this recipe and these slots, from the note of an earlier start or by probing
     now. The model is told whether prompts may be prefilled together."""
-    shape = {"tile_slots": model.tile_slots, "num_slots": model.num_slots}
+    shape = {"tile_slots": model.tile_slots, "num_slots": model.num_slots, "probe": VERSION}
     note = home / "proofs" / f"{recipe_id({**recipe, **shape})}.json"
     try:
         known: Mapping[str, bool] = json.loads(note.read_text())

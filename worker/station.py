@@ -12,17 +12,22 @@ import os
 import signal
 import socket
 import sys
+import time
 from typing import Any
 
 import redis
+import structlog
 from celery import bootsteps
 from celery.worker import state as celery_state
 from sqlalchemy import Engine as DatabaseEngine
 
+from jobs import tracing
 from jobs.database import open_engine
 from jobs.errors import StoreUnavailable
 from jobs.events import CANCEL_CHANNEL, EventWriter, open_redis
 from jobs.interest import FOLLOW_CHANNEL, Interest
+from jobs.logs import bound
+from jobs.metrics.registry import new_registry, watch_store
 from jobs.records import recipe_id
 from jobs.settings import Settings
 from jobs.states import Priority
@@ -38,12 +43,15 @@ from worker.heartbeat import Heartbeat, Watchdog
 from worker.leases import LeaseKeeper
 from worker.listener import Listener
 from worker.loading import Loaded, load, options_of
+from worker.metering import EngineCollector, JobMeter, worker_facts
 from worker.results import ResultWriter
 from worker.sources import ModelUnavailable
 from worker.tasks import Desk, run_job
+from worker.telling import Teller
 from worker.transport import unblock
 
 logger = logging.getLogger("penstock.station")
+log = structlog.get_logger("penstock.station")
 
 QUEUES = tuple(priority.value for priority in (Priority.INTERACTIVE, Priority.BATCH))
 """In the order in which messages are taken."""
@@ -84,6 +92,7 @@ class Station:
         self.name = worker_name()
         self._desk: Desk | None = None
         self._announced = False
+        self.registry = new_registry("worker")
 
     # -- opening
 
@@ -141,6 +150,7 @@ class Station:
         )
         self._watchdog = Watchdog(self._leave_note, self._redis_answers)
         self._heartbeat = Heartbeat(self._beat)
+        self._teller = Teller(self._event_dispatcher, self._broadcaster.num_tokens)
         self._desk = Desk(
             worker=self.name,
             model=loaded.source.name,
@@ -156,7 +166,15 @@ class Station:
             events=events,
             company=self._company,
             on_engine_failure=self._engine_failed,
+            meter=JobMeter(self.registry),
         )
+        self._expose()
+
+    def _expose(self) -> None:
+        watch_store(self.registry, self._store, standing=False)
+        loaded = self._loaded
+        facts = worker_facts(loaded.source.name, self._backend(), loaded.proofs, self._row_classes())
+        self.registry.register(EngineCollector(self._engine, lambda: self._gate.num_held, facts=facts))
 
     def _make_engine(self, loaded: Loaded) -> Engine:
         return Engine(
@@ -188,11 +206,20 @@ class Station:
     def draining(self) -> bool:
         return self._drain.begun.is_set()
 
-    def run(self, job_id: str) -> str:
-        """One message's job; on a thread of the pool."""
+    def run(self, job_id: str, *, trace: str | None = None, task_id: str | None = None) -> str:
+        """One message's job; on a thread of the pool. `trace`: the message's `traceparent`; `task_id`: Celery's."""
         if self._desk is None:
             raise RuntimeError("the station is not open")
-        return run_job(job_id, self._desk)
+        began = time.monotonic()
+        with (
+            bound(job=job_id),
+            tracing.span("attempt", kind="consumer", parent=trace, attributes={"job": job_id, "worker": self.name}),
+            self._teller.running(job_id, task_id),
+        ):
+            result = run_job(job_id, self._desk)
+            tracing.note(result=result)
+            log.info("attempt_over", result=result, seconds=round(time.monotonic() - began, 3))
+            return result
 
     def info(self) -> dict[str, Any]:
         """What `inspect stats` and Flower's page of the worker show."""
@@ -250,15 +277,22 @@ class Station:
             self._drain.hurry(exit_status=1)
         if not self._announced:
             self._announce()
-        stats = self._engine.stats()
+        stats, loaded = self._engine.stats(), self._loaded
         self._store.heartbeat(
             self.name,
-            self._loaded.source.name,
+            loaded.source.name,
             stats.slots,
             stats.busy_slots,
             stats.tokens_per_second,
-            {"waiting": stats.waiting, "draining": self.draining, **stats.details},
+            {
+                "waiting": stats.waiting,
+                "draining": self.draining,
+                "backend": self._backend(),
+                "exact": dict(loaded.proofs),
+                **stats.details,
+            },
         )
+        self._teller.tell()
 
     def _catch_up(self) -> None:
         """The channels are there (again): find the cancels that were missed, and who follows what."""
@@ -269,6 +303,9 @@ class Station:
         consumer = getattr(self._controller, "consumer", None)
         if consumer is not None:
             consumer.call_soon(callback)
+
+    def _event_dispatcher(self) -> Any:
+        return getattr(getattr(self._controller, "consumer", None), "event_dispatcher", None)
 
     def _redis_answers(self) -> bool:
         try:

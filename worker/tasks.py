@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import stamina
 
-from jobs.errors import LeaseLost, StoreRefused, StoreUnavailable
+from jobs import tracing
+from jobs.errors import LeaseLost, QueueUnavailable, StoreRefused, StoreUnavailable
 from jobs.events import Snapshot
 from jobs.parameters import Parameters
 from jobs.records import (
@@ -27,9 +28,11 @@ from jobs.records import (
     Interrupted,
     Outcome,
     Succeeded,
+    recipe_id,
 )
 from jobs.reuse import fingerprint
 from jobs.states import ENDED, FinishReason, JobState, Priority
+from jobs.transcript import kept_of
 from worker.broadcast import Broadcaster, storable
 from worker.claims import Claims, ClaimWriter
 from worker.company import Closed, Company
@@ -45,15 +48,19 @@ from worker.engine.generation import (
     TokenLogprob,
 )
 from worker.leases import Lease, LeaseKeeper
+from worker.metering import JobMeter
 from worker.proof import ExactUnavailable, Proofs, class_for
 from worker.results import ResultWriter
 from worker.reuse import ROW_CLASSES, Keeps, kept, recipe_of
 
 logger = logging.getLogger("penstock.tasks")
 
+LEASE_LOST = "lease lost"
 CLAIM_TRY_SECONDS = 5.0
 """How long a claim is tried against a database that is away. Then the message is let go: the row stays, and the
 dispatcher publishes it again."""
+SNAPSHOT_TRY_SECONDS = 5.0
+"""How long a Redis that is away is waited for by an attempt that must know what readers have. Then it begins anew."""
 
 
 class Submits(Protocol):
@@ -104,6 +111,7 @@ class Desk:
     events: TellsState
     company: Company = field(default_factory=Company)
     on_engine_failure: Callable[[], None] = field(default=lambda: None)
+    meter: JobMeter = field(default_factory=JobMeter)
 
 
 def run_job(job_id: str, desk: Desk) -> str:
@@ -125,8 +133,12 @@ def run_job(job_id: str, desk: Desk) -> str:
 
 
 def _run(job: ClaimedJob, lease: Lease, desk: Desk) -> str:
+    desk.meter.began(job)
     outcome = _attempt(job, lease, desk)
-    return "lease lost" if lease.lost else _finish(job, outcome, desk)
+    said = LEASE_LOST if lease.lost else _finish(job, outcome, desk)
+    if said == LEASE_LOST:
+        desk.meter.lost()
+    return said
 
 
 def _on_demand(job: ClaimedJob) -> bool:
@@ -173,7 +185,7 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
     try:
         return _answer(job, lease, desk)
     except ExactUnavailable as error:
-        return Failed("exact_unavailable", str(error), retryable=False)
+        return Failed("exact_unavailable", str(error), retryable=True)  # another worker's machine may keep it
     except EngineStopped:
         return Interrupted()
     except ValueError as error:
@@ -185,18 +197,37 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
 
 def _answer(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
     """From the store where the caller allows it and the same is there; else from the engine."""
-    before = desk.events.snapshot(job.ref.job_id) if job.ref.number > 1 else None
+    before = _told_before(job, desk)
     request = build_request(job, desk.vocabulary, desk.proofs, before)
     known = kept(desk.store, job, request, knobs=_knobs(job), recipe=desk.recipe, proofs=desk.proofs)
-    desk.broadcaster.open(request.id, job.ref, on_demand=_on_demand(job))
+    desk.broadcaster.open(
+        request.id,
+        job.ref,
+        on_demand=_on_demand(job),
+        recipe_of=lambda delta: _recipe_id(delta, request, desk),
+        before=before,
+    )
     try:
         if known is not None:
             desk.broadcaster.deltas([_told_at_once(request, known)])
-            return Succeeded(known)
+            desk.meter.reused()
+            return Succeeded(replace(known, continuity={**(known.continuity or {}), **_kept(before, known.completion)}))
         completion = _generate(request, lease, desk)
     finally:
         desk.broadcaster.close(request.id)
+    desk.meter.completed(job, completion)
     return outcome_of(completion, request, job, desk.recipe, desk.proofs, before=before)
+
+
+def _recipe_id(told: TextDelta, request: Request, desk: Desk) -> str:
+    """Id of the recipe that a text will be stored with, as soon as there is some of it."""
+    return recipe_id(recipe_of(desk.recipe, told.row_class, exact=_is_exact(told, request, desk.proofs)))
+
+
+def _is_exact(told: TextDelta | Completion, request: Request, proofs: Proofs) -> bool:
+    """Whether a text's bits are proven to depend on nothing else. Not of one that goes on behind an earlier attempt's
+    tokens: their cells were prefilled."""
+    return bool(proofs.get(told.row_class)) and told.isolated and not request.taken_over
 
 
 def _generate(request: Request, lease: Lease, desk: Desk) -> Completion:
@@ -209,13 +240,30 @@ def _generate(request: Request, lease: Lease, desk: Desk) -> Completion:
     return completion
 
 
+def _told_before(job: ClaimedJob, desk: Desk) -> Snapshot | None:
+    """What an earlier attempt had told readers; None where nothing is known of it."""
+    if job.ref.number == 1:
+        return None
+    try:
+        return _snapshot_patiently(job.ref.job_id, desk)
+    except QueueUnavailable:
+        logger.warning("What readers of %s have is not known, Redis is away; they will start over.", job.ref.job_id)
+        return None
+
+
+@stamina.retry(on=QueueUnavailable, attempts=None, timeout=SNAPSHOT_TRY_SECONDS, wait_max=0.5)
+def _snapshot_patiently(job_id: str, desk: Desk) -> Snapshot | None:
+    return desk.events.snapshot(job_id)
+
+
 def _finish(job: ClaimedJob, outcome: Outcome, desk: Desk) -> str:
     """Store the end, and tell it after the commit."""
     ref = job.ref
     try:
-        state = _store(ref, outcome, desk)
+        with tracing.span("store"):
+            state = _store(ref, outcome, desk)
     except LeaseLost:
-        return "lease lost"
+        return LEASE_LOST
     except StoreUnavailable:
         logger.error("The end of %s could not be stored before the worker stopped; it will run again.", ref.job_id)
         return "not stored"
@@ -293,14 +341,27 @@ def _taken_over(job: ClaimedJob, knobs: Parameters, before: Snapshot | None) -> 
 
 
 def continuity_of(request: Request, completion: Completion, before: Snapshot | None) -> dict[str, Any] | None:
-    """How an attempt took up what the one before had told: where it went on, or whether it said the same again."""
+    """How an attempt took up what the one before had told: where it went on, or whether it said the same again; and
+    how many code points of what each earlier attempt told the text begins with, for readers that come back."""
     if before is None:
         return None
     tokens = before.token_ids
-    told: dict[str, Any] = {"from_attempt": before.attempt, "tokens": len(tokens)}
+    told: dict[str, Any] = {
+        "from_attempt": before.attempt,
+        "tokens": len(tokens),
+        **_kept(before, storable(completion.text)),
+    }
     if request.taken_over:
         return {"mode": "continued", **told}
     return {"mode": "regenerated", **told, "matches": completion.token_ids[: len(tokens)] == tokens}
+
+
+def _kept(before: Snapshot | None, text: str) -> dict[str, Any]:
+    """How much of what each earlier attempt told `text` begins with; nothing where none had told any."""
+    if before is None:
+        return {}
+    numbers = kept_of(text, before.attempt, before.text, before.kept)
+    return {"kept": {str(attempt): num for attempt, num in numbers.items()}}
 
 
 def _sampling(knobs: Parameters, seed: int, vocabulary: Encodes) -> Sampling:
@@ -337,11 +398,10 @@ def outcome_of(
     *,
     before: Snapshot | None = None,
 ) -> Outcome:
-    """What a completion means for its job. Its recipe says whether its row class is proven: exact, whoever asked. One
-    that went on behind an earlier attempt's tokens is not: their cells were prefilled."""
+    """What a completion means for its job. Its recipe says whether it is exact, whoever asked."""
     reason = completion.finish_reason
     waited = {name: job.seconds_queued + completion.timings[name] for name in ("queued", "first_token", "total")}
-    exact = bool(proofs.get(completion.row_class)) and not request.taken_over
+    exact = _is_exact(completion, request, proofs)
     whole = reason in ("stop", "length")
     record = GenerationRecord(
         completion=storable(completion.text),

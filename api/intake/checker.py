@@ -83,6 +83,8 @@ def read_body(url: str, body: dict[str, Any]) -> Draft:
     asked = READERS[url](body, BODY)
     if asked.num_choices > 1:
         raise _refusal(f"{BODY}.n", "a line of a batch makes one choice; write a line for each", "unsupported_value")
+    if asked.more:
+        raise _refusal(f"{BODY}.prompt", "a line of a batch has one prompt; write a line for each", "unsupported_value")
     if asked.stream:
         raise _refusal(f"{BODY}.stream", "a line of a batch cannot be streamed", "unsupported_value")
     return asked.draft

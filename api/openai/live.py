@@ -89,6 +89,16 @@ class Call:
             raise refusal_of(job)
         return job, generation
 
+    async def fingerprint(self, job_id: str) -> str | None:
+        """Id of the recipe by which the text that is being told is made; None where it is not known yet."""
+        told = await self.parts.reader.recipe(job_id)
+        if told is not None:
+            return told
+        with contextlib.suppress(StoreUnavailable):
+            stored = await run_in_threadpool(self.parts.store.get_generation, job_id)
+            return None if stored is None else stored.recipe_id
+        return None
+
     def abandon(self) -> None:
         """The caller has left: cancel what still runs. Does not wait."""
         if not self.keep:
@@ -118,9 +128,11 @@ def begin(
 ) -> Call:
     """Store and publish the jobs of a request. `terms`: of a call that may be one made again (`api.idempotency`).
     Blocks. Raises what fitting and submitting raise."""
-    fitted = fit(asked.draft, parts.catalog.served())
-    job = replace(fitted.new_job(Priority.INTERACTIVE), origin=origin)
-    jobs = with_choices(job, fitted.seed, asked.num_choices)
+    model = parts.catalog.served()
+    jobs: list[NewJob] = []
+    for fitted in [fit(draft, model) for draft in asked.drafts]:
+        job = replace(fitted.new_job(Priority.INTERACTIVE), origin=origin)
+        jobs += with_choices(job, fitted.seed, asked.num_choices)
     named: Mapping[str, Any] = terms or {}
     made = parts.store.submit(jobs, owner=maker.owner, quota=maker.quota, **named)
     if not made.replayed:

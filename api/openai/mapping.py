@@ -15,7 +15,14 @@ from pydantic import ValidationError
 from api.checking import validated
 from api.faults import first_fault, joined
 from api.fitting import Draft
-from api.openai.requests import COMPLETION_MAX_TOKENS, ChatMessage, ChatRequest, CompletionRequest, refused_field
+from api.openai.requests import (
+    COMPLETION_MAX_TOKENS,
+    MAX_CHOICES,
+    ChatMessage,
+    ChatRequest,
+    CompletionRequest,
+    refused_field,
+)
 from jobs.errors import InvalidRequest
 from jobs.parameters import Parameters
 
@@ -50,6 +57,12 @@ class Asked:
     stream: bool
     include_usage: bool = False
     """A stream ends with a chunk of usage."""
+    more: tuple[Draft, ...] = ()
+    """One for each prompt after the first; their choices come after its own."""
+
+    @property
+    def drafts(self) -> tuple[Draft, ...]:
+        return (self.draft, *self.more)
 
 
 def read_chat(body: Mapping[str, Any], under: str = "") -> Asked:
@@ -81,16 +94,20 @@ def read_completion(body: Mapping[str, Any], under: str = "") -> Asked:
     _refuse_token_ids(body.get("prompt"), under)
     request = validated(CompletionRequest, dict(body), under=under)
     max_tokens = COMPLETION_MAX_TOKENS if request.max_tokens is None else request.max_tokens
-    draft = Draft(
-        parameters=_parameters(request, max_tokens, request.logprobs, {}, under),
-        prompt=_one_prompt(request, under),
-        model=request.model,
-        deadline_seconds=request.deadline_seconds,
-        max_attempts=request.max_attempts,
-        metadata=request.metadata or {},
-        under=under,
-    )
-    return Asked(draft, request.n or 1, bool(request.stream), _include_usage(request))
+    parameters = _parameters(request, max_tokens, request.logprobs, {}, under)
+    first, *more = [
+        Draft(
+            parameters=parameters,
+            prompt=prompt,
+            model=request.model,
+            deadline_seconds=request.deadline_seconds,
+            max_attempts=request.max_attempts,
+            metadata=request.metadata or {},
+            under=under,
+        )
+        for prompt in _prompts(request, under)
+    ]
+    return Asked(first, request.n or 1, bool(request.stream), _include_usage(request), tuple(more))
 
 
 def _include_usage(request: ChatRequest | CompletionRequest) -> bool:
@@ -139,13 +156,14 @@ def _num_logprobs(request: ChatRequest, under: str) -> int | None:
     return (request.top_logprobs or 0) if request.logprobs else None
 
 
-def _one_prompt(request: CompletionRequest, under: str) -> str:
+def _prompts(request: CompletionRequest, under: str) -> tuple[str, ...]:
     prompts = (request.prompt,) if isinstance(request.prompt, str) else request.prompt
-    if len(prompts) != 1:
-        raise _refusal(f"{len(prompts)} prompts; one is taken in a request", under, "prompt")
-    if not prompts[0]:
+    if not prompts or not all(prompts):
         raise _refusal("it is empty", under, "prompt", code="empty_prompt")
-    return prompts[0]
+    if len(prompts) * (request.n or 1) > MAX_CHOICES:
+        reason = f"{len(prompts)} prompts with {request.n or 1} choices each; {MAX_CHOICES} choices is the limit"
+        raise _refusal(reason, under, "prompt")
+    return prompts
 
 
 def _check_last(messages: tuple[ChatMessage, ...], under: str) -> None:

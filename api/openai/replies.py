@@ -24,17 +24,17 @@ _PREFIXES = {"chat": "chatcmpl", "text": "cmpl"}
 _OBJECTS = {"chat": "chat.completion.chunk", "text": "text_completion"}
 
 
-def whole(kind: Kind, done: Sequence[tuple[Job, Generation]]) -> Document:
-    """The answer of a request that does not stream: a choice for each job."""
+def whole(kind: Kind, done: Sequence[tuple[Job, Generation]], num_choices: int) -> Document:
+    """The answer of a request that does not stream: a choice for each job, `num_choices` for each prompt."""
     bodies = [_BODIES[kind](job, generation) for job, generation in done]
     choices = [{**body["choices"][0], "index": index} for index, body in enumerate(bodies)]
-    usage = usage_of([generation for _, generation in done])
+    usage = usage_of([generation for _, generation in done], num_choices)
     return {**bodies[0], "choices": choices, "usage": usage, "penstock": provenance(done)}
 
 
-def usage_of(generations: Sequence[Generation]) -> Document:
-    """Tokens of all choices. The prompt, which they share, counts once, as it does at OpenAI's."""
-    prompt = generations[0].num_prompt_tokens
+def usage_of(generations: Sequence[Generation], num_choices: int) -> Document:
+    """Tokens of all choices. A prompt, which `num_choices` of them share, counts once, as it does at OpenAI's."""
+    prompt = sum(generation.num_prompt_tokens for generation in generations[::num_choices])
     completion = sum(generation.num_completion_tokens for generation in generations)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
@@ -49,20 +49,24 @@ def provenance(done: Sequence[tuple[Job, Generation]]) -> Document:
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """Makes the chunks of one stream. `with_usage`: every chunk has the key, the last its value."""
+    """Makes the chunks of one stream. `with_usage`: every chunk has the key, the last its value. `num_choices`: of each
+    prompt."""
 
     kind: Kind
     job_id: str
     created: int
     model: str
     with_usage: bool = False
+    num_choices: int = 1
 
-    def opening(self, index: int) -> bytes:
-        """A chat says who speaks, before there is anything to say."""
-        return self._of(index, {"role": "assistant", "content": "", "refusal": None}) if self.kind == "chat" else b""
+    def opening(self, index: int, fingerprint: str | None) -> bytes:
+        """A chat says who speaks, before it says anything. `fingerprint`: id of the recipe that makes the choice."""
+        if self.kind == "text":
+            return b""
+        return self._of(index, {"role": "assistant", "content": "", "refusal": None}, system_fingerprint=fingerprint)
 
-    def text(self, index: int, text: str) -> bytes:
-        return self._of(index, {"content": text} if self.kind == "chat" else text)
+    def text(self, index: int, text: str, fingerprint: str | None) -> bytes:
+        return self._of(index, {"content": text} if self.kind == "chat" else text, system_fingerprint=fingerprint)
 
     def ending(self, index: int, job: Job, generation: Generation) -> bytes:
         """The reason it ended, and the logprobs of all its tokens if they were asked for."""
@@ -72,7 +76,10 @@ class Chunks:
         return self._of(index, delta, reason=choice["finish_reason"], logprobs=choice["logprobs"], **told)
 
     def usage(self, generations: Sequence[Generation]) -> bytes:
-        return self._frame({"choices": [], "usage": usage_of(generations)}) if self.with_usage else b""
+        if not self.with_usage:
+            return b""
+        usage = usage_of(generations, self.num_choices)
+        return self._frame({"choices": [], "usage": usage, "system_fingerprint": generations[0].recipe_id})
 
     def _of(
         self, index: int, delta: object, *, reason: str | None = None, logprobs: object = None, **told: object
@@ -87,7 +94,6 @@ class Chunks:
             "object": _OBJECTS[self.kind],
             "created": self.created,
             "model": self.model,
-            "system_fingerprint": None,
         }
         return data_frame({**head, **rest})
 

@@ -2,7 +2,8 @@
 
 A response is a job: `resp_…` and `job_…` have the same digits. The number of an event follows from the text, not from
 how it was cut into pieces, so that a stream may be resumed anywhere, on any connection: the events before the text
-have the numbers 0 to 3, a delta has `LAST_OPENING` and the length of all text with it, those behind it follow.
+have the numbers 0 to 3, a delta has `LAST_OPENING` and the length of all text with it, those behind it follow. What a
+later attempt told has numbers from a range of its own (`NUMBERS`): a number says whose text its reader has.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ Document = dict[str, Any]
 
 URL = "/v1/responses"
 LAST_OPENING = 3
+NUMBERS = 10_000_000
+"""Numbers for the events of each attempt: more than any text has code points."""
 _ROLES = {"developer": "system"}
 _SERVED = "only input of text is served here: no images, audio, files or calls of tools"
 
@@ -273,6 +276,7 @@ def response_object(job: Job, generation: Generation | None) -> Document:
         "top_p": parameters.get("top_p") or 1.0,
         "truncation": "disabled",
         "usage": None if generation is None else _usage(generation),
+        "system_fingerprint": generation.recipe_id if generation else None,
         "penstock": {
             "job_id": job.id,
             "seed": job.seed,
@@ -392,11 +396,22 @@ def opening_events(job: Job, later_than: int) -> list[bytes]:
     return [event(kind, number, **fields) for number, (kind, fields) in enumerate(frames) if number > later_than]
 
 
-def delta_event(job: Job, text: str, length: int) -> bytes:
-    """New text; `length` is that of all text with it, in code points."""
+def number_of(attempt: int, length: int) -> int:
+    """Number of the delta after which there are `length` code points of what `attempt` told."""
+    return (max(attempt, 1) - 1) * NUMBERS + LAST_OPENING + length
+
+
+def place_of(number: int) -> tuple[int, int]:
+    """The attempt and the code points that a reader has who saw the event `number`; perhaps past the text's end."""
+    attempt, rest = divmod(max(number, 0), NUMBERS)
+    return attempt + 1, max(0, rest - LAST_OPENING)
+
+
+def delta_event(job: Job, text: str, number: int) -> bytes:
+    """New text."""
     return event(
         "response.output_text.delta",
-        LAST_OPENING + length,
+        number,
         item_id=message_item(job, "")["id"],
         output_index=0,
         content_index=0,
@@ -406,10 +421,12 @@ def delta_event(job: Job, text: str, length: int) -> bytes:
 
 
 def closing_events(job: Job, generation: Generation | None, later_than: int) -> list[bytes]:
-    """The events behind the text. A job that failed has the last of them only."""
+    """The events behind the text. A job that failed has the last of them only; where its text is gone, with the last
+    number of its attempt, for how much of it was told nobody knows."""
     whole = response_object(job, generation)
     text = generation.completion if generation is not None else ""
-    first = LAST_OPENING + len(text) + 1
+    last_of_all = max(job.attempt, 1) * NUMBERS - 1
+    first = last_of_all if generation is None else number_of(generation.attempt, len(text)) + 1
     ends = {"completed": "response.completed", "incomplete": "response.incomplete"}
     last = (ends.get(whole["status"], "response.failed"), {"response": whole})
     frames: list[tuple[str, Document]] = [last]
@@ -428,10 +445,5 @@ def closing_events(job: Job, generation: Generation | None, later_than: int) -> 
 
 
 def error_event(message: str, code: str, number: int) -> bytes:
-    """The last frame of a stream that did not come to its end."""
+    """The last frame of a cut stream. `number`: of the last event before it, so that a reader may go on from either."""
     return event("error", number, code=code, message=message, param=None)
-
-
-def position_after(number: int) -> int:
-    """How many code points a reader has who saw the event `number`. Past the text's end is for the caller to cut."""
-    return max(0, number - LAST_OPENING)

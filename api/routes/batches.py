@@ -84,13 +84,14 @@ class ListQuery(BaseModel):
 
     limit: Annotated[int, Field(ge=1, le=100)] = 20
     after: str | None = Field(default=None, description="Id of the last batch of the page before.")
+    rates: bool = Field(default=False, description="Reckon the pace of those that have not ended.")
 
 
 @router.get("/v1/batches", response_model=BatchPage, summary="List batches", responses=refusals(400, 401, 503))
 def list_batches(parts: Parts, owner: Owner, query: Annotated[ListQuery, Query()]) -> BatchPage:
     """Newest first, a page at a time."""
     with cursor_of("batch", query.after) as after:
-        return read_batches(parts.store, owner, query.limit, after)
+        return read_batches(parts.store, owner, query.limit, after, with_rates=query.rates)
 
 
 @router.get(

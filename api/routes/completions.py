@@ -90,7 +90,7 @@ async def _complete(  # noqa: PLR0917 -- the two endpoints hand on what they wer
     done = await unless_gone(request, call, asyncio.create_task(call.done()))
     if done is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return JSONResponse(whole(kind, done), headers=headers)
+    return JSONResponse(whole(kind, done, asked.num_choices), headers=headers)
 
 
 def _begun(kind: Kind, parts: Services, maker: Identity, caller: Caller, raw: bytes) -> tuple[Asked, Call]:
@@ -122,15 +122,20 @@ async def _streamed(kind: Kind, asked: Asked, call: Call) -> AsyncGenerator[byte
 
 async def _chunks(kind: Kind, asked: Asked, call: Call) -> AsyncGenerator[bytes]:
     first = await run_in_threadpool(call.parts.store.get, call.ids[0])
-    chunks = Chunks(kind, first.id, int(first.created_at.timestamp()), first.model, asked.include_usage)
-    for index in range(len(call.ids)):
-        yield chunks.opening(index)
+    created = int(first.created_at.timestamp())
+    chunks = Chunks(kind, first.id, created, first.model, asked.include_usage, asked.num_choices)
+    fingerprints = _Fingerprints(call)
+    opened: set[int] = set()
     generations: dict[int, Generation] = {}
     async with merged(call) as events:
         async for index, told in events:
             match told:
                 case Text():
-                    yield chunks.text(index, told.text)
+                    fingerprint = await fingerprints.of(index, told.position.attempt)
+                    if index not in opened:
+                        opened.add(index)
+                        yield chunks.opening(index, fingerprint)
+                    yield chunks.text(index, told.text, fingerprint)
                 case Reset():
                     raise Refusal(500, "The worker was lost, and the text began anew.", code="stream_reset")
                 case Broken():
@@ -138,7 +143,23 @@ async def _chunks(kind: Kind, asked: Asked, call: Call) -> AsyncGenerator[bytes]
                 case Ping():
                     yield PING
                 case Ended():
-                    job, generations[index] = await call.read(call.ids[index])
-                    yield chunks.ending(index, job, generations[index])
+                    job, generation = await call.read(call.ids[index])
+                    generations[index] = generation
+                    if index not in opened:
+                        yield chunks.opening(index, generation.recipe_id)
+                    yield chunks.ending(index, job, generation)
     yield chunks.usage([generations[index] for index in sorted(generations)])
     yield DONE
+
+
+class _Fingerprints:
+    """The recipes of a stream's choices: known with the first text of each attempt."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._known: dict[tuple[int, int | None], str | None] = {}
+
+    async def of(self, index: int, attempt: int | None) -> str | None:
+        if (index, attempt) not in self._known:
+            self._known[index, attempt] = await self._call.fingerprint(self._call.ids[index])
+        return self._known[index, attempt]

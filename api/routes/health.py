@@ -7,13 +7,12 @@ from typing import Annotated
 import redis
 from fastapi import APIRouter, Depends, Response
 
+from api.models import ALIVE_SECONDS
 from api.services import Services, services
 from api.wire import Liveness, Readiness
 from jobs.errors import ModelUnknown, StoreUnavailable
 
 router = APIRouter(tags=["health"])
-
-ALIVE_SECONDS = 30.0
 
 
 @router.get("/health/live", response_model=Liveness, summary="Whether the process answers")

@@ -12,7 +12,7 @@ from api.body import fingerprint, parse_object, read_body
 from api.checking import check_submission
 from api.idempotency import Calling, note_replay
 from api.keys import Maker, Owner
-from api.reading import accepted, check_id, poll_job, read_job, read_page
+from api.reading import Wanted, accepted, check_id, poll_job, read_job, read_page
 from api.routes import note_poll, refusals
 from api.services import Services, services
 from api.wire import AcceptedJobs, JobObject, JobPage
@@ -122,16 +122,19 @@ class ListQuery(BaseModel):
 
     state: JobState | None = None
     batch_id: str | None = None
+    id_prefix: str = Field(default="", description="How ids begin: `job_` and some of the digits.")
     limit: Annotated[int, Field(ge=1, le=100)] = 20
     after: str | None = Field(default=None, description="Id of the last job of the page before.")
+    excerpt: Annotated[int, Field(ge=0, le=10_000)] | None = Field(
+        default=None,
+        description="So much of each text at most, in code points; of messages only the last, and no logprobs.",
+    )
 
 
 @router.get("/v1/jobs", response_model=JobPage, summary="List jobs", responses=refusals(400, 401, 404, 503))
 def list_jobs(parts: Parts, owner: Owner, query: Annotated[ListQuery, Query()]) -> JobPage:
     """Newest first, a page at a time."""
-    return read_page(
-        parts.store, owner, state=query.state, batch_id=query.batch_id, limit=query.limit, after=query.after
-    )
+    return read_page(parts.store, owner, Wanted(**query.model_dump()))
 
 
 @router.post(

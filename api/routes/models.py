@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from api.keys import Owner
+from api.models import ALIVE_SECONDS, proven_classes
 from api.routes import refusals
 from api.services import Services, services
 from api.shapes import model_object
@@ -21,7 +22,8 @@ MAX_SHOWN_NAME = 128
 @router.get("/v1/models", response_model=ModelPage, summary="List models", responses=refusals(401, 503))
 def list_models(parts: Annotated[Services, Depends(services)], _: Owner) -> ModelPage:
     """The models that workers have announced, with the context of one job in tokens."""
-    return ModelPage(data=[model_object(model) for model in parts.store.list_models()])
+    workers = parts.store.list_workers(ALIVE_SECONDS)
+    return ModelPage(data=[model_object(m, proven_classes(m, workers)) for m in parts.store.list_models()])
 
 
 @router.get(
@@ -31,5 +33,5 @@ def read_model(parts: Annotated[Services, Depends(services)], _: Owner, name: st
     """One announced model."""
     for model in parts.store.list_models():
         if model.name == name:
-            return model_object(model)
+            return model_object(model, proven_classes(model, parts.store.list_workers(ALIVE_SECONDS)))
     raise NotFound("model", name[:MAX_SHOWN_NAME].encode("ascii", "replace").decode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -28,8 +28,9 @@ from api.openai.responses import (
     error_event,
     input_items,
     job_id_of,
+    number_of,
     opening_events,
-    position_after,
+    place_of,
     read_response,
     response_object,
 )
@@ -131,7 +132,7 @@ async def retrieve(
     response_id: str,
     stream: bool = False,
     starting_after: Annotated[
-        int, Query(ge=-1, le=10**9, description="`sequence_number` of the last event that you have.")
+        int, Query(ge=-1, le=10**15, description="`sequence_number` of the last event that you have.")
     ] = -1,
 ) -> Response:
     """The response as it stands; with `stream`, its events after `starting_after`, to its end."""
@@ -166,38 +167,47 @@ def cancel(parts: Parts, owner: Owner, response_id: str) -> dict[str, Any]:
     return _read(parts, owner, job.id)
 
 
+@dataclass
+class _Reader:
+    """Who reads the stream; the number of the last event that it has."""
+
+    number: int
+
+
 async def _streamed(call: Call, later_than: int) -> AsyncGenerator[bytes]:
     """The events later than a number. However it ends, a job that nobody is to keep is cancelled."""
-    complete = False
+    complete, reader = False, _Reader(later_than)
     try:
-        async with contextlib.aclosing(_events(call, later_than)) as events:
+        async with contextlib.aclosing(_events(call, reader)) as events:
             async for piece in events:
                 yield piece
         complete = True
     except PenstockError as error:
-        yield error_event("The response cannot be read right now; it goes on.", error.code, later_than + 1)
+        yield error_event("The response cannot be read right now; it goes on.", error.code, reader.number)
     except Refusal as refusal:
-        yield error_event(refusal.message, refusal.code, later_than + 1)
+        yield error_event(refusal.message, refusal.code, reader.number)
     finally:
         if not complete:
             call.abandon()
 
 
-async def _events(call: Call, later_than: int) -> AsyncGenerator[bytes]:
+async def _events(call: Call, reader: _Reader) -> AsyncGenerator[bytes]:
     parts, job_id = call.parts, call.ids[0]
     job = await run_in_threadpool(parts.store.get, job_id)
-    for piece in opening_events(job, later_than):
+    start = await run_in_threadpool(_start, parts, job, reader.number)
+    for piece in opening_events(job, reader.number):
         yield piece
-    start = await run_in_threadpool(_start, parts, job, later_than)
-    stream = JobStream(parts, job_id, call.owner, Position(start))
+    reader.number = max(reader.number, LAST_OPENING)
+    stream = JobStream(parts, job_id, call.owner, start)
     async with contextlib.aclosing(stream.events(await stream.read())) as events:
         async for told in events:
             match told:
                 case Text():
-                    later_than = LAST_OPENING + told.seq
-                    yield delta_event(job, told.text, told.seq)
+                    reader.number = number_of(told.position.attempt, told.seq)
+                    yield delta_event(job, told.text, reader.number)
                 case Reset():
-                    raise Refusal(500, "The worker was lost, and the text began anew.", code="stream_reset")
+                    message = "The worker was lost, and the text began anew: read it from its start."
+                    raise Refusal(500, message, code="stream_reset")
                 case Broken():
                     raise Refusal(500, told.message, code=told.code)
                 case Ping():
@@ -205,12 +215,14 @@ async def _events(call: Call, later_than: int) -> AsyncGenerator[bytes]:
                 case Ended():
                     job = await run_in_threadpool(parts.store.get, job_id)
                     generation = await run_in_threadpool(_generation, parts, job)
-                    for piece in closing_events(job, generation, later_than):
+                    for piece in closing_events(job, generation, reader.number):
                         yield piece
 
 
-def _start(parts: Services, job: Job, later_than: int) -> int:
+def _start(parts: Services, job: Job, later_than: int) -> Position:
     """Where in the text a reader stands; of an ended one, at most at its end."""
     generation = _generation(parts, job)
-    longest = len(generation.completion) if generation is not None else later_than
-    return min(position_after(later_than), longest) if later_than >= 0 else 0
+    attempt, seq = place_of(later_than)
+    if generation is not None and generation.attempt == attempt:
+        seq = min(seq, len(generation.completion))
+    return Position(seq, attempt)

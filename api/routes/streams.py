@@ -28,13 +28,14 @@ _DESCRIPTION = """The job as it happens, as server-sent events:
 
 - `event: state`, data `{"state", "attempt"}`: at the start, and at every change
 - `event: text`, data `{"seq", "text"}`: new text; `seq` is the length of all the text so far in code points, and
-  the frame's `id` says the same
+  the frame's `id` says the same, and in which attempt it was told
 - `event: reset`, data `{"attempt"}`: another attempt started with another text; what came before is void
 - `event: end`, data: the whole job. The last frame
 - `event: error`, data `{"error": …}`: the stream cannot go on, the job does; connect again
 
-Connect again with `Last-Event-ID`, or `?after=` the last `seq`: nothing is missed and nothing comes twice. A job that
-has ended is told from the database."""
+Connect again with `Last-Event-ID`, or `?after=` the last `id`: nothing is missed and nothing comes twice, also where a
+worker died meanwhile and the next attempt took its text up. Where that was not possible, `reset` comes first. A job
+that has ended is told from the database."""
 
 
 class EventStream(StreamingResponse):
@@ -49,7 +50,8 @@ class EventStream(StreamingResponse):
         if still_known is not None:
             self.body_iterator = _while_known(pieces, still_known)
         try:
-            await super().__call__(scope, receive, send)
+            with scope["app"].state.meter.readers.track_inprogress():
+                await super().__call__(scope, receive, send)
         finally:
             close = getattr(pieces, "aclose", None)
             if close is not None:
@@ -70,11 +72,11 @@ async def _while_known(pieces: AsyncIterable[Any], still_known: Callable[[], boo
 
 def start_position(
     last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", description="`id` of the last frame.")] = None,
-    after: Annotated[str | None, Query(description="`seq` of the last text received.", examples=["42"])] = None,
+    after: Annotated[str | None, Query(description="`id` of the last text received.", examples=["42"])] = None,
 ) -> Position:
     """Where the reader stands. The header wins: a browser that reconnects repeats the URL. Raises InvalidRequest."""
     if last_event_id:
-        return Position.parse(last_event_id, "Last-Event-ID", default_attempt=1)
+        return Position.parse(last_event_id, "Last-Event-ID")
     return Position.parse(after, "after") if after is not None else Position()
 
 

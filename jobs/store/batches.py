@@ -6,7 +6,7 @@ call changes nothing. Locks: batch, then its files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -24,7 +24,8 @@ from jobs.store.idempotency import Call
 from jobs.store.intake import check_text
 from jobs.store.reading import rows
 from jobs.store.scope import UNFINISHED, AnyRow, Scope
-from jobs.tables import Attempt, Batch, File, FileSegment, Generation, Job
+from jobs.tables import Attempt, Batch, File, FileSegment, Generation, Job, Recipe
+from jobs.tracing import traceparent
 
 Kind = Literal["output", "error"]
 _CURSORS = {"output": Batch.output_cursor, "error": Batch.error_cursor}
@@ -64,6 +65,7 @@ def create(scope: Scope, new: NewBatch, *, owner: str, call: Call, quota: Quota 
         "failed_at": refused_at,
         "ended_at": refused_at,
         "errors": errors,
+        "traceparent": traceparent(),
     }
     scope.connection.execute(sa.insert(Batch), [row])
     if errors is not None:
@@ -164,9 +166,19 @@ def _lines(batch_id: str, succeeded: bool | None) -> sa.Select[Job, Generation, 
 
 def _read(scope: Scope, query: sa.Select[Job, Generation, str]) -> list[EndedLine]:
     with Session(bind=scope.connection, expire_on_commit=False) as session:
-        found = [EndedLine(job, text, worker, job.end_number or 0) for job, text, worker in session.execute(query)]
+        found = [(job, text, worker) for job, text, worker in session.execute(query)]
         session.expunge_all()
-        return found
+    exact = _exactness(scope, {text.recipe_id for _, text, _ in found if text is not None})
+    return [
+        EndedLine(job, text, worker, job.end_number or 0, None if text is None else exact[text.recipe_id])
+        for job, text, worker in found
+    ]
+
+
+def _exactness(scope: Scope, recipe_ids: Collection[str]) -> dict[str, bool]:
+    """What the recipes of some lines say; they are the same few for a whole batch."""
+    query = sa.select(Recipe.id, Recipe.body).where(Recipe.id.in_(recipe_ids))
+    return {row.id: bool(row.body.get("exact")) for row in scope.connection.execute(query)}
 
 
 def append(scope: Scope, batch_id: str, kind: Kind, segment: NewSegment | None, *, after: int, cursor: int) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobs.store import webhooks
+from jobs.store.counts import Deed
 from jobs.store.outbox import LISTENING
 from jobs.store.scope import AnyRow, Scope
 from jobs.tables import Delivery, Webhook
@@ -121,6 +122,7 @@ def note(scope: Scope, delivery_id: str, number: int, tried: Tried) -> datetime 
     if row is None or row.num_attempts != number or len(row.history) >= number:
         return None
     next_attempt_at = _next(scope, row, tried)
+    scope.counts[Deed.DELIVERY_TRIED, _how(tried, next_attempt_at)] += 1
     values = {"history": [*row.history, _entry(scope.now, tried)], "next_attempt_at": next_attempt_at}
     _update(scope, delivery_id, **values, **({"delivered_at": scope.now} if tried.taken else {}))
     return next_attempt_at
@@ -133,6 +135,12 @@ def _next(scope: Scope, row: AnyRow, tried: Tried) -> datetime | None:
     if scope.connection.scalar(listening) is None:
         return None  # Deleted or disabled while this attempt ran.
     return scope.now + timedelta(seconds=delay_seconds(row.num_attempts, tried.retry_after_seconds, scope.random))
+
+
+def _how(tried: Tried, next_attempt_at: datetime | None) -> str:
+    if tried.taken:
+        return "taken"
+    return "given_up" if next_attempt_at is None else "failed"
 
 
 def _entry(now: datetime, tried: Tried) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 
 from sqlalchemy.engine import Engine
 
-from jobs.records import Publishable, Rates
+from jobs.records import Publishable, QueueDepth, Rates, Standing
 from jobs.settings import Settings
 from jobs.states import Priority
-from jobs.store import dispatching, progress, waiting
+from jobs.store import depths, dispatching, progress, standing, tracing, waiting
 from jobs.store.door import Clock, Door
 from jobs.store.fairness import Turns
 from jobs.tables import Batch, Job
@@ -62,7 +62,20 @@ class DispatchDoor(Door):
             if last is None:
                 return
 
+    def traces_of(self, ids: Collection[str]) -> dict[str, str]:
+        """The W3C trace context that each of these jobs, or its batch, was asked for in; those that have one."""
+        traces: dict[str, str] = {}
+        with self._reading() as scope:
+            for chunk in dispatching.chunks(ids):
+                traces |= tracing.traces_of(scope, chunk)
+        return traces
+
     # Progress
+
+    def standing(self) -> Standing:
+        """How the queues stand. The costs do not grow with what waits; still, not for every request."""
+        with self._reading_waiting() as scope:
+            return standing.standing(scope)
 
     def sample_batches(self) -> int:
         """Note how far open batches have come; how many had moved. The dispatcher calls it every few seconds."""
@@ -74,6 +87,11 @@ class DispatchDoor(Door):
         """How fast a batch goes, and how long it still needs. Raises NotFound."""
         with self._reading_waiting() as scope:
             return progress.rates(scope, batch_id)
+
+    def queue_depths(self) -> list[QueueDepth]:
+        """What waits and runs in each queue; of very many single jobs, at least so many."""
+        with self._reading_waiting() as scope:
+            return depths.queue_depths(scope)
 
     def queue_position(self, job: Job) -> int | None:
         """How many jobs go first (0: next), as an estimate; None when not queued."""

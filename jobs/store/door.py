@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection, Engine
 from jobs.database import BUSY_SECONDS, transaction
 from jobs.errors import StoreUnavailable
 from jobs.settings import Settings
+from jobs.store.counts import Counts
 from jobs.store.scope import Scope
 
 Clock = Callable[[], datetime]
@@ -32,6 +33,7 @@ class Door:
     ) -> None:
         self.engine = engine
         self.settings = settings
+        self.counts = Counts()
         self._clock = clock
         self._dice = dice or random.SystemRandom()
         # SQLite has one writer. Threads of this process queue here, instead of polling its lock with growing naps.
@@ -54,7 +56,9 @@ class Door:
     def _writing(self, *, durable: bool = True) -> Iterator[Scope]:
         """`durable=False` spares SQLite's fsync where a power cut may undo the commit (see `jobs.database`)."""
         with self._turn(), transaction(self.engine, writes=True, durable=durable) as connection:
-            yield self._scope(connection)
+            scope = self._scope(connection)
+            yield scope
+        self.counts.add(scope.counts)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ from jobs.errors import LeaseLost
 from jobs.records import AttemptRef, Failed, GenerationRecord, Outcome, recipe_id
 from jobs.states import ENDED, JobState
 from jobs.store import outbox
+from jobs.store.counts import Deed
 from jobs.store.numbers import as_json, number_of
 from jobs.store.scope import AnyRow, Scope
 from jobs.store.verdicts import AnyOutcome, Verdict, after
@@ -114,7 +115,15 @@ def apply(scope: Scope, judged: Sequence[Judged], records: Sequence[tuple[Attemp
         scope.connection.execute(_END_ATTEMPTS, {**fence, **_ended_attempt(scope, verdict)})
     if num_moved != len(judged):
         raise RuntimeError(f"{num_moved} of {len(judged)} locked jobs moved")
+    _count_attempts(scope, judged)
     outbox.job_ended(scope, ends)
+
+
+def _count_attempts(scope: Scope, judged: Sequence[Judged]) -> None:
+    for _, verdict in judged:
+        scope.counts[Deed.ATTEMPT_ENDED, verdict.outcome] += 1
+        if verdict.state is JobState.QUEUED:
+            scope.counts[Deed.RETRIED, verdict.outcome] += 1
 
 
 def _alike(judged: Sequence[Judged]) -> Iterable[tuple[list[str], int, Verdict]]:
@@ -163,6 +172,7 @@ def count(
     numbers: dict[str, int] = {}
     lines: dict[str, list[tuple[str, JobState]]] = defaultdict(list)
     for job_id, batch_id, state in ends:
+        scope.counts[Deed.ENDED, state] += 1
         if batch_id is not None:
             lines[batch_id].append((job_id, state))
     for batch_id in sorted(lines):

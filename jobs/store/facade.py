@@ -276,11 +276,15 @@ class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor, KeyDoor):
         limit: int = 20,
         after: str | None = None,
         owner: str | None = None,
+        *,
+        id_prefix: str = "",
     ) -> tuple[list[Job], bool]:
         """A page of jobs, newest first (a batch's: last line first), and whether more follow. `after` is the id of the
-        last one seen. Raises NotFound for a cursor that names no job."""
+        last one seen, `id_prefix` how ids begin. Raises NotFound for a cursor that names no job."""
         with self._reading() as scope:
-            return reading.list_jobs(scope, state=state, batch_id=batch_id, limit=limit, after=after, owner=owner)
+            return reading.list_jobs(
+                scope, state=state, batch_id=batch_id, limit=limit, after=after, owner=owner, id_prefix=id_prefix
+            )
 
     # Housekeeping
 
@@ -356,6 +360,11 @@ class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor, KeyDoor):
         """Take or keep an office for `settings.leader_seconds`; False while somebody else holds it."""
         with self._writing(durable=False) as scope:
             return registry.hold_office(scope, role, holder)
+
+    def backup_runs(self) -> bool:
+        """Whether somebody makes a backup just now: no object that a row has named may be deleted meanwhile."""
+        with self._reading() as scope:
+            return registry.office_is_held(scope, registry.BACKUP_OFFICE)
 
     def resign_office(self, role: str, holder: str) -> None:
         """Leave an office, so that the next one need not wait."""

@@ -14,9 +14,11 @@ from jobs.keys import Quota
 from jobs.records import NewJob, Submitted
 from jobs.states import JobState, Priority
 from jobs.store import dispatching, idempotency, quotas
+from jobs.store.counts import Deed
 from jobs.store.idempotency import Call
 from jobs.store.scope import Scope
 from jobs.tables import Batch, Job
+from jobs.tracing import traceparent
 
 
 def submit(
@@ -39,7 +41,7 @@ def submit(
     num_tokens = quotas.tokens_asked(jobs)
     num_lines = len(jobs) if new_batch or batch_id is not None else 0
     quotas.admit(scope, owner, quota, num_tokens=num_tokens, num_lines=num_lines, opens_batch=new_batch)
-    first_line = 0
+    first_line, trace = 0, traceparent()
     if new_batch:
         batch_id = _open_batch(scope, owner, jobs, batch_metadata or {}, num_tokens)
     elif batch_id is not None:
@@ -52,15 +54,24 @@ def submit(
             owner=owner,
             batch_id=batch_id,
             line_number=None if batch_id is None else first_line + index,
+            trace=trace,
         )
         for index, (job, job_id) in enumerate(zip(jobs, ids, strict=True))
     ]
     scope.connection.execute(sa.insert(Job), rows)
+    scope.counts.update((Deed.ACCEPTED, str(job.priority)) for job in jobs)
     return Submitted(ids, batch_id)
 
 
 def _row(
-    scope: Scope, job: NewJob, job_id: str, *, owner: str, batch_id: str | None, line_number: int | None
+    scope: Scope,
+    job: NewJob,
+    job_id: str,
+    *,
+    owner: str,
+    batch_id: str | None,
+    line_number: int | None,
+    trace: str | None,
 ) -> dict[str, Any]:
     return {
         "id": job_id,
@@ -83,6 +94,7 @@ def _row(
         "available_at": scope.now,
         "deadline_at": _deadline(scope.now, job.deadline_seconds),
         "created_at": scope.now,
+        "traceparent": trace,
     }
 
 

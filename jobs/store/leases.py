@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from jobs.records import AttemptRef, ClaimedJob, Renewal
 from jobs.states import JobState, Priority
+from jobs.store.counts import Deed
 from jobs.store.scope import AnyRow, Scope
 from jobs.tables import Attempt, Job
 
@@ -83,6 +84,7 @@ def claim_many(scope: Scope, job_ids: Collection[str], worker: str, *, in_compan
     if rows:
         taken = {"ids": [row.id for row in rows], "the_worker": worker, "began_at": scope.now}
         scope.connection.execute(_BEGIN_ATTEMPTS, taken)
+        scope.counts.update((Deed.STARTED, row.priority) for row in rows)
     return {row.id: _claimed(scope, row) for row in rows}
 
 

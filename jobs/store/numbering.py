@@ -1,11 +1,13 @@
 """Numbers for ends that have none: lines that older code ended, while both ran beside each other during an upgrade.
 
-Such an end is counted in its batch like any other; without a number it would come into no file and no stream.
+Such an end is counted in its batch like any other, but not its tokens; without a number it would come into no file and
+no stream.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -13,7 +15,7 @@ from jobs.states import ENDED
 from jobs.store import ending
 from jobs.store.numbers import as_json, number_of
 from jobs.store.scope import UNFINISHED, Scope
-from jobs.tables import Batch, Job
+from jobs.tables import Batch, Generation, Job
 
 CHUNK = 1000
 _NUM_ENDED = sum((column for column in ending.COUNTERS.values()), sa.literal(0))
@@ -51,6 +53,20 @@ def number_some(scope: Scope, batch_id: str) -> int:
         first = batch.num_ends + 1
         numbers = as_json({job_id: first + index for index, job_id in enumerate(ids)})
         scope.connection.execute(_NUMBER, {"the_jobs": ids, "numbers": numbers})
-        num_ends = batch.num_ends + len(ids)
-        scope.connection.execute(sa.update(Batch).where(Batch.id == batch_id).values(num_ends=num_ends))
+        scope.connection.execute(
+            sa.update(Batch)
+            .where(Batch.id == batch_id)
+            .values({Batch.num_ends: first + len(ids) - 1, **_spent(scope, ids)})
+        )
     return len(ids)
+
+
+def _spent(scope: Scope, ids: Sequence[str]) -> dict[Any, Any]:
+    """The tokens of these lines' texts, added to their batch's: who gave an end no number has not counted them."""
+    columns = (Generation.num_prompt_tokens, Generation.num_completion_tokens)
+    query = sa.select(*(sa.func.coalesce(sa.func.sum(column), 0) for column in columns))
+    spent = scope.connection.execute(query.where(Generation.job_id.in_(ids))).one()
+    return {
+        Batch.num_prompt_tokens: Batch.num_prompt_tokens + int(spent[0]),
+        Batch.num_completion_tokens: Batch.num_completion_tokens + int(spent[1]),
+    }

@@ -16,6 +16,9 @@ from jobs.tables import Attempt, Base, Batch, Generation, Job, Recipe
 
 Entity = TypeVar("Entity", bound=Base)
 
+PAST_HEXADECIMAL = "g"
+"""Sorts behind every digit of an id."""
+
 
 def rows(scope: Scope, query: sa.Select[Entity]) -> Sequence[Entity]:
     """Read whole rows as detached objects."""
@@ -62,6 +65,7 @@ def list_jobs(
     limit: int,
     after: str | None,
     owner: str | None,
+    id_prefix: str = "",
 ) -> tuple[list[Job], bool]:
     """A page, newest first. Lines of one batch come by line number, all others by id (which is the time)."""
     order = Job.id if batch_id is None else Job.line_number
@@ -72,6 +76,8 @@ def list_jobs(
         query = query.where(Job.batch_id == batch_id)
     if owner is not None:
         query = query.where(Job.owner == owner)
+    if id_prefix:
+        query = query.where(Job.id >= id_prefix, Job.id < id_prefix + PAST_HEXADECIMAL)
     if after is not None:
         cursor = get_job(scope, after, owner)
         query = query.where(order < (cursor.id if batch_id is None else cursor.line_number))

@@ -17,6 +17,9 @@ from jobs.store.ending import ensure_recipes, storable
 from jobs.store.scope import Scope
 from jobs.tables import Model, Office, Worker
 
+BACKUP_OFFICE = "backup"
+"""Whoever makes a backup holds it: objects of files are not deleted meanwhile."""
+
 
 def announce_model(
     scope: Scope,
@@ -91,6 +94,11 @@ def hold_office(scope: Scope, role: str, holder: str) -> bool:
     free = sa.or_(Office.holder == holder, Office.expires_at <= scope.now)
     upsert = statement.on_conflict_do_update(index_elements=["role"], set_=row, where=free)
     return scope.connection.execute(upsert.returning(Office.holder)).first() is not None
+
+
+def office_is_held(scope: Scope, role: str) -> bool:
+    query = sa.select(Office.role).where(Office.role == role, Office.expires_at > scope.now)
+    return scope.connection.scalar(query) is not None
 
 
 def resign_office(scope: Scope, role: str, holder: str) -> None:

@@ -12,8 +12,10 @@ from jobs.keys import Quota
 from jobs.replay import Told, compare
 from jobs.states import ENDED, JobState, Priority, ReplayResult
 from jobs.store import quotas
+from jobs.store.counts import Deed
 from jobs.store.scope import Scope
 from jobs.tables import Generation, Job, Recipe
+from jobs.tracing import traceparent
 
 COPIED = ("owner", "model", "prompt", "messages", "parameters", "seed", "num_prompt_tokens")
 """What decides a text besides the recipe; and whose it is."""
@@ -44,9 +46,11 @@ def replay(scope: Scope, job_id: str, owner: str | None, *, priority: Priority, 
         "row_class": _row_class(scope, job_id),
         "max_attempts": scope.settings.max_attempts,
         "available_at": scope.now,
+        "traceparent": traceparent(),
         "created_at": scope.now,
     }
     scope.connection.execute(sa.insert(Job), [row])
+    scope.counts[Deed.ACCEPTED, priority] += 1
     return replay_id
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
 from jobs.settings import Settings
+from jobs.store.counts import Counted
 from jobs.tables import Base, Batch, Job
 
 # Conditions of the partial indexes. Written out, never bound: a planner takes such an index only where it can read the
@@ -47,6 +48,8 @@ class Scope:
     now: datetime
     settings: Settings
     random: random.Random
+    counts: Counted = field(default_factory=Counted)
+    """What this transaction does to jobs; counted once it has committed."""
 
     def insert(self, table: type[Base]) -> Insert:
         """Begin an INSERT that can say `ON CONFLICT`, which both databases know and plain SQL does not."""

@@ -23,6 +23,7 @@ from jobs.errors import InvalidRequest
 from jobs.ids import new_id
 from jobs.states import JobState, Priority
 from jobs.store import ending, outbox
+from jobs.store.counts import Deed
 from jobs.store.scope import AnyRow, Scope
 from jobs.tables import Batch, Job
 
@@ -180,6 +181,8 @@ def take_in(scope: Scope, batch_id: str, chunk: Chunk, next_byte: int, *, done: 
     ]
     if rows:
         _insert(scope, rows)
+        scope.counts[Deed.ACCEPTED, Priority.BATCH] += len(rows)
+        scope.counts.update({(Deed.ENDED, str(born)): number for born, number in added.items() if number})
         outbox.job_ended(scope, _born_ended(batch_id, chunk, state))
     return True
 

@@ -94,15 +94,23 @@ class Recorder(Model):
 class Bench:
     """A loaded model on which workloads are run, one after another."""
 
-    def __init__(self, path: Path, slots: int, context_tokens: int, **options: Any) -> None:
-        self.options = ModelOptions(slots=slots, reserve_slots=0, context_tokens=context_tokens, **options)
+    def __init__(self, path: Path, slots: int, context_tokens: int, *, reserve_slots: int = 0, **options: Any) -> None:
+        self.options = ModelOptions(slots=slots, reserve_slots=reserve_slots, context_tokens=context_tokens, **options)
         self.model: Recorder = Recorder.load(path, self.options)  # type: ignore[assignment]
 
     def close(self) -> None:
         self.model.close()
 
-    def run(self, work: Sequence[Work], kind: Kind = "full", *, spare_cell_bytes: int = 512 * 2**20) -> EngineRun:
-        """Run `work` through the bare engine: no queue, no database, text handed to a clock only."""
+    def run(
+        self,
+        work: Sequence[Work],
+        kind: Kind = "full",
+        *,
+        interactive: bool = False,
+        spare_cell_bytes: int = 512 * 2**20,
+    ) -> EngineRun:
+        """Run `work` through the bare engine: no queue, no database, text handed to a clock only. `interactive`: as
+        single jobs, which take the lanes beside the tiles first."""
         clock = TokenClock()
         engine = Engine(
             self.model,
@@ -110,7 +118,7 @@ class Bench:
             spare_cell_bytes=spare_cell_bytes,
         )
         engine.start()
-        requests = [_request(self.model, job, kind) for job in work]
+        requests = [_request(self.model, job, kind, interactive=interactive) for job in work]
         started = time.perf_counter()
         generations = [engine.submit(request) for request in requests]
         completions = [_ended(generation.wait()) for generation in generations]
@@ -175,12 +183,12 @@ def one_by_one_rate(path: Path, work: Sequence[Work], context_tokens: int) -> Ra
     return Rate(num_tokens, seconds)
 
 
-def _request(model: Model, job: Work, kind: Kind) -> Request:
+def _request(model: Model, job: Work, kind: Kind, *, interactive: bool) -> Request:
     knobs: dict[str, Any] = {name: value for name, value in KNOBS[kind].items() if value}
     knobs.setdefault("temperature", 0.0)
     sampling = Sampling(seed=job.seed, logit_bias=dict.fromkeys(END_TOKENS, -100.0), **knobs)
     prompt: Prompt = model.vocabulary.encode_text(job.prompt)
-    return Request(str(job.seed), prompt, sampling, job.max_tokens, interactive=False)
+    return Request(str(job.seed), prompt, sampling, job.max_tokens, interactive=interactive)
 
 
 def _ended(completion: Completion | None) -> Completion:

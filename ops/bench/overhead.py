@@ -142,7 +142,7 @@ def _bare(settings: Settings, num_jobs: int) -> Run:
         publisher.publish([f"job_{index:032x}" for index in range(number)], Priority.BATCH)
         wait_until(lambda: counted() >= count)
 
-    with _role("ops.bench.bare_worker", settings) as worker:
+    with role("ops.bench.bare_worker", settings) as worker:
         return _measured(worker, num_jobs, run)
 
 
@@ -161,8 +161,8 @@ def _penstock(settings: Settings, num_jobs: int) -> Run:
             raise RuntimeError("not every line succeeded")
 
     with (
-        _role("jobs.dispatcher", settings, ready="dispatcher_started"),
-        _role("ops.bench.instant_worker", settings) as worker,
+        role("jobs.dispatcher", settings, ready="dispatcher_started"),
+        role("ops.bench.instant_worker", settings) as worker,
     ):
         measured = _measured(worker, num_jobs, run)
     engine.dispose()
@@ -182,7 +182,7 @@ def _settings(folder: Path, redis_url: str, database_url: str) -> Settings:
 
 
 @contextmanager
-def _role(module: str, settings: Settings, ready: str = " ready.") -> Iterator[psutil.Process]:
+def role(module: str, settings: Settings, ready: str = " ready.") -> Iterator[psutil.Process]:
     """`python -m MODULE` with these settings, once its log says `ready`."""
     names = ("home", "redis_url", "database_url", "model")
     environment = {**os.environ, **{f"PENSTOCK_{name.upper()}": str(getattr(settings, name)) for name in names}}

@@ -7,5 +7,8 @@
     trial       one run: start, strike by the schedule, wait for the ends, stop, check
     report      the verdict as a table and as JSON
 
+    streams     a run of its own kind: many streams are read through the strikes, and every lie is caught
+    readers     who reads them: leaves, comes back, and notes what cannot be true
+
 Knows the other rooms from outside: processes, HTTP, tables, Redis. Nothing imports it.
 """

@@ -6,6 +6,7 @@ Every question may meet an outage of the database itself: it raises StoreUnavail
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +26,15 @@ STALE_TRANSACTION = sa.text(
     "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
     " AND clock_timestamp() - state_change > interval '0.1 seconds'"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredText:
+    """What is stored of a job that ended with a text."""
+
+    completion: str
+    attempt: int
+    continuity: dict[str, Any] | None
 
 
 class Evidence:
@@ -140,6 +150,11 @@ class Evidence:
 
     def num_generations(self) -> int:
         return int(self._one(sa.select(sa.func.count()).select_from(Generation)))
+
+    def texts(self) -> dict[str, StoredText]:
+        """Every stored text, by job."""
+        columns = sa.select(Generation.job_id, Generation.completion, Generation.attempt, Generation.continuity)
+        return {job_id: StoredText(*rest) for job_id, *rest in self._rows(columns)}
 
     def attempts(self) -> dict[str, int]:
         """Attempts by outcome."""

@@ -104,7 +104,7 @@ class Trial:
                 self._run_in(home, System(self.options.plan, home, signals, lambda _: None))
         finally:
             if self.verdict.problems:
-                self.verdict.logs = _keep_logs(home)
+                self.verdict.logs = keep_logs(home)
             shutil.rmtree(home, ignore_errors=True)
         return self.verdict
 
@@ -210,7 +210,7 @@ class Trial:
         evidence.close()
 
 
-def _keep_logs(home: Path) -> Path | None:
+def keep_logs(home: Path) -> Path | None:
     """Copy the logs out of the home before it goes."""
     kept = Path(tempfile.mkdtemp(prefix="penstock-chaos-logs-"))
     with suppress(OSError):

@@ -23,12 +23,13 @@ from jobs.database import open_engine
 from jobs.events import EventWriter, open_redis
 from jobs.ids import new_id
 from jobs.keys import KeyScope, NewKey
+from jobs.records import recipe_id
 from jobs.settings import Settings
 from jobs.states import JobState
 from jobs.store import Store
 from tests.api.batch_stage import CHAT, chat_line, jsonl, office
 from tests.api.player import END, Player
-from tests.api.stage import CONTEXT_TOKENS, MODEL, Api, Stage
+from tests.api.stage import CONTEXT_TOKENS, MODEL, RECIPE, Api, Stage
 from tests.support.services import RedisServer, wait_until
 
 MARK = "the-mark-of-the-owner"
@@ -38,7 +39,7 @@ READER, OWNER, COLLEAGUE, ADMIN = "a read-only key", "the owner's key", "the own
 CALLERS = (NOBODY, REVOKED, EXPIRED, METRICS_ONLY, STRANGER, READER, OWNER, COLLEAGUE, ADMIN)
 INSIDERS = (READER, OWNER, COLLEAGUE, ADMIN)
 
-OPEN, READ, WRITE = "open to all", "reads", "writes"
+OPEN, READ, WRITE, SCRAPE = "open to all", "reads", "writes", "tells numbers"
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class Row:
     def expected(self, caller: str) -> int:
         if self.kind == OPEN:
             return self.success
+        if self.kind == SCRAPE:
+            return self.success if caller in {METRICS_ONLY, ADMIN} else 401
         if caller in {NOBODY, REVOKED, EXPIRED}:
             return 401
         if caller == METRICS_ONLY or (caller == READER and self.kind == WRITE):
@@ -121,13 +124,21 @@ MATRIX: dict[str, Row] = {
     "POST /v1/webhooks/{webhook_id}/deliveries/{delivery_id}/retry": writes(202, private=True),
     "GET /v1/models": reads(),
     "GET /v1/models/{name}": reads(),
+    "GET /v1/workers": reads(),
+    "GET /v1/queues": reads(),
+    "GET /v1/recipes/{recipe_id}": reads(),
     "GET /health/live": Row(OPEN),
     "GET /health/ready": Row(OPEN),
 }
 
-HIDDEN: dict[str, Row] = {"GET /docs": Row(OPEN), "GET /openapi.json": Row(OPEN)}
+HIDDEN: dict[str, Row] = {
+    "GET /": Row(OPEN),
+    "GET /docs": Row(OPEN),
+    "GET /openapi.json": Row(OPEN),
+    "GET /metrics": Row(SCRAPE),
+}
 """Endpoints that the OpenAPI document leaves out. They hold nothing of anybody."""
-FOLDERS = {"/docs/assets"}
+FOLDERS = {"/docs/assets", "/page"}
 """Files of installed packages."""
 
 BY_REFERENCE: dict[str, tuple[str, Row]] = {
@@ -227,6 +238,7 @@ class House:
             "file_id": file["id"],
             "webhook_id": hook["id"],
             "delivery_id": delivery["id"],
+            "recipe_id": recipe_id(RECIPE),
             "name": self.api.settings.model_name,
         }
         return Things(ids, file["id"], batch["batch_id"])

@@ -292,3 +292,16 @@ def test_an_exact_job_is_refused_where_no_worker_can_keep_it(refused: Api, vocab
     details = {"exact": {"tile": False, "lone": False}}
     refused.store.announce_model(MODEL, "0" * 64, CONTEXT_TOKENS, vocabulary_bytes, details=details)
     assert_refused(refused, PROMPT | {"exact": True}, "exact", "exact_unavailable")
+    refused.store.heartbeat("here", MODEL, 16, 0, 0.0, details={"exact": {"tile": False}})
+    assert_refused(refused, PROMPT | {"exact": True}, "exact", "exact_unavailable")
+
+
+def test_an_exact_job_is_taken_as_long_as_one_living_worker_can_keep_it(api: Api, vocabulary_bytes: bytes) -> None:
+    """Whichever of them announced the model last."""
+    details = {"exact": {"tile": False, "lone": False}}
+    api.store.heartbeat("there", MODEL, 16, 0, 0.0, details={"exact": {"tile": True, "lone": False}})
+    api.store.heartbeat("here", MODEL, 16, 0, 0.0, details=details)
+    api.store.heartbeat("elsewhere", "another model", 16, 0, 0.0, details={"exact": {"tile": True, "lone": True}})
+    api.store.announce_model(MODEL, "0" * 64, CONTEXT_TOKENS, vocabulary_bytes, details=details)
+    assert api.client.get(f"/v1/models/{MODEL}").json()["exact"] == {"tile": True, "lone": False}
+    assert api.client.post("/v1/jobs", json=PROMPT | {"exact": True}).status_code == 202

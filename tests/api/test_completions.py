@@ -106,6 +106,23 @@ def test_choices_have_seeds_in_a_row(live: LiveServer, client: OpenAI, play: Cal
     assert answer.usage.prompt_tokens == 3
 
 
+def test_several_prompts_have_their_choices_one_after_another(client: OpenAI, play: Callable[..., Player]) -> None:
+    play(lambda job: [f"{job.prompt} {job.seed}", END])
+    asked: Any = {"model": MODEL, "prompt": ["Ice", "Snow"], "n": 2, "seed": 4}
+    answer = client.completions.create(**asked)
+    texts = ["Ice 4", "Ice 5", "Snow 4", "Snow 5"]
+    assert [(choice.index, choice.text) for choice in answer.choices] == list(enumerate(texts))
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (6, len("".join(texts)))
+    streamed = [""] * 4
+    for chunk in client.completions.create(**asked, stream=True, stream_options={"include_usage": True}):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.text
+    assert streamed == texts
+    assert chunk.usage is not None
+    assert chunk.usage == answer.usage
+
+
 def test_choices_stream_beside_each_other(client: OpenAI, play: Callable[..., Player]) -> None:
     play(lambda job: [f"text {job.seed}", END])
     texts, reasons = ["", ""], [None, None]

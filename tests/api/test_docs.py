@@ -67,6 +67,9 @@ def test_every_call_is_documented_with_its_refusals(api: Api) -> None:
         "post /v1/webhooks/{webhook_id}/deliveries/{delivery_id}/retry",
         "get /v1/models",
         "get /v1/models/{name}",
+        "get /v1/workers",
+        "get /v1/queues",
+        "get /v1/recipes/{recipe_id}",
         "get /health/live",
         "get /health/ready",
     }

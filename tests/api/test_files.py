@@ -96,6 +96,11 @@ def test_lines_are_numbered_as_an_editor_does_and_checked_into_jobs(api: Api) ->
         (chat_line("a", model="gpt-4o"), "model_not_found", "body.model"),
         (chat_line("a", n=2), "unsupported_value", "body.n"),
         (chat_line("a", stream=True), "unsupported_value", "body.stream"),
+        (
+            chat_line("a", url="/v1/completions", prompt=["b", "c"]),
+            "unsupported_value",
+            "body.prompt",
+        ),
         (job_line("a", priority="interactive"), "invalid_value", "body.priority"),
         (job_line("a", prompt=""), "empty_prompt", "body.prompt"),
         (chat_line("a", messages=[]), "invalid_value", "body.messages"),

@@ -1,4 +1,4 @@
-"""Files and batches through OpenAI's own clients, of two major versions, unchanged but for their base URL."""
+"""Files and batches through OpenAI's own clients, of three major versions, unchanged but for their base URL."""
 
 from __future__ import annotations
 
@@ -85,7 +85,13 @@ def test_cancel_and_delete(desk: Desk, path: Path) -> None:
     desk.clerk.work()
     assert desk.client.call("batches.cancel", made["id"])["status"] in {"cancelling", "cancelled"}
     desk.clerk.work()
-    assert desk.client.call("batches.retrieve", made["id"])["status"] == "cancelled"
+    done = desk.client.call("batches.retrieve", made["id"])
+    assert (done["status"], done["output_file_id"]) == ("cancelled", None)
+    lines = [json.loads(line) for line in desk.client.call("files.content", done["error_file_id"]).splitlines()]
+    assert [(line["custom_id"], line["response"], line["error"]["code"]) for line in lines] == [
+        ("a", None, "batch_cancelled"),
+        ("b", None, "batch_cancelled"),
+    ]
     assert desk.client.call("files.delete", file["id"]) == {"id": file["id"], "object": "file", "deleted": True}
     with pytest.raises(OpenAIFailed) as gone:
         desk.client.call("files.retrieve", file["id"])

@@ -66,6 +66,7 @@ def test_every_field_finds_its_place(model: ServedModel) -> None:
         repeat_penalty=1.1,
         repeat_last_n=9,
         exact=True,
+        reuse=True,
         max_attempts=2,
         deadline_seconds=60,
     )
@@ -82,6 +83,7 @@ def test_every_field_finds_its_place(model: ServedModel) -> None:
         "repeat_penalty": 1.1,
         "repeat_last_n": 9,
         "exact": True,
+        "reuse": True,
     }
     assert (fitted.seed, fitted.draft.metadata, fitted.draft.max_attempts) == (3, {"k": "v"}, 2)
     assert fitted.draft.deadline_seconds == 60
@@ -129,6 +131,11 @@ def test_an_answer_may_be_sent_back_as_the_client_prints_it(model: ServedModel) 
 
 def test_one_prompt_may_stand_in_a_list(model: ServedModel) -> None:
     assert fit(read_completion({"prompt": ["Ice"], "logprobs": 2}).draft, model).parameters["logprobs"] == 2
+
+
+def test_several_prompts_are_as_many_drafts() -> None:
+    asked = read_completion({"prompt": ["Ice", "Snow"], "n": 2})
+    assert ([draft.prompt for draft in asked.drafts], asked.num_choices) == (["Ice", "Snow"], 2)
 
 
 @pytest.mark.parametrize("name", sorted(IGNORED))
@@ -217,7 +224,9 @@ def test_what_cannot_be_served_is_refused_by_its_name(
         ({}, "prompt"),
         ({"prompt": ""}, "prompt"),
         ({"prompt": []}, "prompt"),
-        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"prompt": ["a", ""]}, "prompt"),
+        ({"prompt": ["a"] * 129}, "prompt"),
+        ({"prompt": ["a"] * 43, "n": 3}, "prompt"),
         ({"prompt": [1, 2]}, "prompt"),
         ({"prompt": [[1, 2]]}, "prompt"),
         ({"prompt": "x", "best_of": 2}, "best_of"),

@@ -10,7 +10,7 @@ import pytest
 from openai import OpenAI
 
 from jobs.states import JobState
-from tests.api.player import END, FAIL, WAIT, Player
+from tests.api.player import END, FAIL, LOSE, WAIT, Player
 from tests.api.stage import MODEL, LiveServer
 from tests.api.test_completions import PIECES, TEXT, client, only_job, play
 from tests.support.services import wait_until
@@ -96,6 +96,49 @@ def test_a_running_response_is_followed_from_the_middle(client: OpenAI, play: Ca
     player.go.set()
     rest = list(client.responses.retrieve(answer_id, stream=True, starting_after=number))
     assert deltas(rest) == "".join(PIECES[1:])
+
+
+def test_a_reader_of_an_attempt_that_was_lost_is_not_given_the_next_ones_text(
+    live: LiveServer, client: OpenAI, play: Callable[..., Player]
+) -> None:
+    """Neither while that runs, nor when it has ended: an error says so, and the text can be read from its start."""
+    scripts = iter([["Snow ", WAIT, LOSE], ["Ice is ", WAIT, "cold", END]])
+    player = play(lambda _: next(scripts))
+    answer = client.responses.create(model=MODEL, input="Ice?", background=True)
+    stream = client.responses.retrieve(answer.id, stream=True)
+    number = next(event for event in stream if event.type == DELTA).sequence_number
+    player.go.set()
+    wait_until(lambda: only_job(live).state == JobState.QUEUED)
+    player.go.clear()
+    wait_until(lambda: only_job(live).attempt == 2)
+    for ended in (False, True):
+        rest = list(client.responses.retrieve(answer.id, stream=True, starting_after=number))
+        assert [(event.type, getattr(event, "code", "")) for event in rest] == [("error", "stream_reset")]
+        assert rest[0].sequence_number == number, "whoever takes the error for its place does not skip text"
+        if not ended:
+            player.go.set()
+            wait_until(lambda: client.responses.retrieve(answer.id).status == "completed")
+    whole = list(client.responses.retrieve(answer.id, stream=True))
+    numbers = [event.sequence_number for event in whole]
+    assert (deltas(whole), whole[-1].type) == ("Ice is cold", "response.completed")
+    assert numbers == sorted(set(numbers))
+    assert min(event.sequence_number for event in whole if event.type == DELTA) > number
+
+
+def test_a_response_that_fails_behind_some_text_says_so(client: OpenAI, play: Callable[..., Player]) -> None:
+    """In its stream, and to whoever comes back with the number of the last text."""
+    player = play([PIECES[0], WAIT, FAIL])
+    answer = client.responses.create(model=MODEL, input="Ice?", background=True)
+    number, kinds = -1, []
+    for event in client.responses.retrieve(answer.id, stream=True):
+        kinds.append(event.type)
+        if event.type == DELTA:
+            number = event.sequence_number
+            player.go.set()
+    assert kinds[-1] == "response.failed"
+    (last,) = client.responses.retrieve(answer.id, stream=True, starting_after=number)
+    assert last.type == "response.failed"
+    assert list(client.responses.retrieve(answer.id, stream=True, starting_after=last.sequence_number)) == []
 
 
 def test_the_helper_of_the_client_puts_the_stream_together(client: OpenAI, play: Callable[..., Player]) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import httpx
 import pytest
 
 from api.streaming import JobStream
-from jobs.events import job_channel
+from jobs.events import TextEvent, job_channel
 from jobs.records import AttemptRef, Cancelled, Interrupted, Succeeded
 from jobs.states import JobState
+from jobs.transcript import Kept
 from tests.api.stage import NO_REDIS, Frame, LiveServer, claim, frames, generation, run_to_end, text_of
 from tests.support.services import RedisServer, wait_until
 
@@ -29,12 +32,13 @@ class Worker:
         self.text = ""
         assert self.writer.state(job_id, JobState.RUNNING, self.ref.number)
 
-    def say(self, piece: str) -> None:
+    def say(self, piece: str, kept: Kept | None = None) -> None:
         self.text += piece
-        assert self.writer.text([(self.ref.job_id, self.ref.number, len(self.text), piece, self.text)])
+        event = TextEvent(self.ref.job_id, self.ref.number, len(self.text), piece, self.text, kept=kept or {})
+        assert self.writer.text([event])
 
-    def finish(self) -> None:
-        self.live.store.finish(self.ref, Succeeded(generation(self.text)))
+    def finish(self, continuity: dict[str, Any] | None = None) -> None:
+        self.live.store.finish(self.ref, Succeeded(replace(generation(self.text), continuity=continuity)))
 
     def end(self) -> None:
         self.finish()
@@ -192,6 +196,47 @@ def test_a_reader_of_the_first_attempt_that_comes_back_after_the_second_starts_a
     assert old[0].event == "reset"
     assert text_of(old) == "Skates carve"
     assert (current[0].event, current[0].data["text"]) == ("text", "s carve")
+
+
+CONTINUED = {"mode": "continued", "from_attempt": 1, "tokens": 3, "kept": {"1": 6}}
+
+
+def test_a_reader_of_the_first_attempt_goes_on_in_the_second_that_took_its_text_up(live: LiveServer) -> None:
+    """While the second runs, and when it has ended; one that has more than was taken up starts afresh."""
+    job_id = live.submit()
+    live.store.finish(claim(live.store, job_id), Interrupted())
+    second = Worker(live, job_id)
+    second.say("Skates carve", kept={1: 6})
+    seen: list[list[Frame]] = []
+    for position in ("6", "7"):
+        with live.follow(job_id, headers={"Last-Event-ID": position}) as stream:
+            seen.append(take_until(stream, "text"))
+    second.finish(CONTINUED)
+    for position in ("6", "7"):
+        with live.follow(job_id, params={"after": position}) as stream:
+            seen.append(take_until(stream, "text"))
+    within, beyond = seen[::2], seen[1::2]
+    assert [frames[-1].data for frames in within] == [{"seq": 12, "text": " carve"}] * 2
+    assert [frames[-1].data for frames in beyond] == [{"seq": 12, "text": "Skates carve"}] * 2
+    assert [[frame.event for frame in frames if frame.event == "reset"] for frames in seen] == [[], ["reset"]] * 2
+    assert {frames[-1].id for frames in seen} == {"12@2"}
+
+
+def test_a_reader_whose_attempt_was_lost_with_the_snapshot_starts_afresh(live: LiveServer) -> None:
+    """Nobody can know whether the next attempt says the same."""
+    job_id = live.submit()
+    first = Worker(live, job_id)
+    first.say("Pucks")
+    with live.follow(job_id) as stream:
+        take_text(stream, "Pucks")
+    live.redis.flushall()
+    live.store.finish(first.ref, Interrupted())
+    second = Worker(live, job_id)
+    second.say("Skates carve")
+    with live.follow(job_id, headers={"Last-Event-ID": "5"}) as stream:
+        seen = take_until(stream, "text")
+    assert [frame.event for frame in seen][-2:] == ["reset", "text"]
+    assert seen[-1].data["text"] == "Skates carve"
 
 
 def test_an_end_whose_message_was_lost_is_found_in_the_row(live: LiveServer) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import llama_cpp
 import numpy as np
 import pytest
 
@@ -23,6 +25,25 @@ def test_the_probe_sees_that_a_tile_of_one_row_is_not_exact(tiny_model_path: Pat
         assert (proven["tile"], proven["lone"]) == (False, True)
     finally:
         unpadded.close()
+
+
+@pytest.mark.parametrize(("slots", "tile_rows"), [(1, 1), (2, 2), (4, 4)])
+def test_the_probe_gets_by_with_few_slots(tiny_model_path: Path, slots: int, tile_rows: int) -> None:
+    few = Model.load(tiny_model_path, ModelOptions(slots=slots, tile_rows=tile_rows, lone_below=0, context_tokens=512))
+    try:
+        assert set(prove(few)) == {"tile", "lone", "blocks"}
+        assert [few.num_cells(slot) for slot in range(few.num_slots)] == [0] * few.num_slots
+    finally:
+        few.close()
+
+
+def test_both_row_classes_hold_beside_a_sequence_of_more_cells(tiny_model_path: Path) -> None:
+    """Attention takes cells in wholes of 256."""
+    roomy = Model.load(tiny_model_path, ModelOptions(slots=16, context_tokens=512))
+    try:
+        assert prove(roomy) == {"tile": True, "lone": True, "blocks": True}
+    finally:
+        roomy.close()
 
 
 @pytest.mark.parametrize(("slots", "tile", "lone"), [(16, 16, 2), (17, 32, 2), (6, 16, 2), (5, 0, 7), (1, 0, 3)])
@@ -48,9 +69,19 @@ def test_a_cut_off_file_is_refused_with_its_name(tiny_model_path: Path, tmp_path
 
 def test_the_recipe_names_all_that_decides_the_bits(model: Model) -> None:
     assert set(model.recipe) >= {
-        "llama_cpp", "system", "threads", "kv_layout", "kv_type", "flash_attention",
+        "llama_cpp", "backend", "devices", "kernels", "threads", "kv_layout", "kv_type", "flash_attention",
         "chunk_tokens", "block_tokens", "tile_rows", "template_sha256", "sampler_chain", "prefill", "numpy",
     }  # fmt: skip
+
+
+def test_the_recipe_knows_one_build_and_one_device_from_another(model: Model) -> None:
+    """A version alone does not: builds of one version come from different sources, for different processors."""
+    recipe = model.recipe
+    assert re.search(r"ggml [0-9]+\.[0-9]+\.[0-9]+ [0-9a-f]{7}", recipe["llama_cpp"])
+    assert llama_cpp.__version__ in recipe["llama_cpp"]
+    assert recipe["backend"] == "CPU"
+    assert all(": " in device for device in recipe["devices"])
+    assert "AVX" in recipe["kernels"] or "NEON" in recipe["kernels"]
 
 
 @pytest.mark.parametrize(("chunk", "rows"), [(16, 64), (64, 64), (200, 192), (256, 256)])

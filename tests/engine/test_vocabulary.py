@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +61,28 @@ def test_control_tokens_written_in_a_message_stay_text(vocabulary: Vocabulary, t
     assert tokens[-2:] == (END, ASSISTANT)
     assert not any(vocabulary.is_end(token) or token >= 32000 or token < 3 for token in inside)
     assert b"".join(vocabulary.piece(token) for token in inside).decode() == " " + text
+
+
+def transformers_chats() -> list[tuple[list[dict[str, str]], str]]:
+    """Chats of the published texts, and how transformers renders them (`data/render_chats.py` made the file)."""
+    lines = [json.loads(line) for line in (DATA / "phi-3-chats.jsonl").read_text().splitlines()]
+    return [(line["messages"], line["rendered"]) for line in lines]
+
+
+def rendered_here(vocabulary: Vocabulary, messages: list[dict[str, Any]]) -> str:
+    """The template's text before it becomes tokens, with the messages in their places."""
+    text = vocabulary._render_marked([message["role"] for message in messages], "nonce")
+    for index, message in enumerate(messages):
+        text = text.replace(f"<nonce:{index}>", message["content"])
+    return text
+
+
+def test_chats_are_rendered_as_transformers_renders_them(vocabulary: Vocabulary) -> None:
+    chats = transformers_chats()
+    assert len(chats) == 3 * len((DATA / "phi-3-tokenizer-cases.txt").read_bytes().split(b"\n__ggml_vocab_test__\n"))
+    for messages, rendered in chats:
+        assert rendered_here(vocabulary, messages) == rendered
+        assert vocabulary.encode_chat(messages).token_ids == vocabulary.encode_text(rendered).token_ids, messages
 
 
 def test_a_raw_prompt_parses_control_tokens(vocabulary: Vocabulary) -> None:

@@ -119,6 +119,7 @@ def work_of(store: Store, clock: Clock) -> dict[str, Callable[[], object]]:
         "a poll": lambda: store.poll_after_seconds(line),
         "a poll of a batch": lambda: store.poll_after_seconds(batch),
         "a note of what is published": lambda: store.mark_published([line.id]),
+        "how the queues stand": store.standing,
         "lost messages": refill,
     }
 
@@ -128,6 +129,7 @@ def test_nothing_reads_all_that_waits(
     full: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch, *, known: bool
 ) -> None:
     monkeypatch.setattr("jobs.store.waiting.MAX_COUNTED", 200)
+    monkeypatch.setattr("jobs.store.standing.MAX_COUNTED", 200)
     if full.engine.dialect.name == "postgresql":
         with full.engine.connect().execution_options(isolation_level="AUTOCOMMIT", writes=False) as connection:
             connection.exec_driver_sql("ALTER TABLE jobs SET (autovacuum_enabled = off)")

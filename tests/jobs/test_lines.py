@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -66,7 +67,7 @@ def make_line(state: JobState = JobState.SUCCEEDED, *, text: str | None = "ice h
         "started_at": START + timedelta(seconds=1.5),
         "ended_at": START + timedelta(seconds=2.25),
     }
-    return EndedLine(Job(**{**row, **changes}), generation, "worker-1", 1)
+    return EndedLine(Job(**{**row, **changes}), generation, "worker-1", 1, None if generation is None else True)
 
 
 def rendered(line: EndedLine, endpoint: str = CHAT) -> dict[str, Any]:
@@ -107,6 +108,7 @@ def test_a_chat_line_has_openais_shape_and_says_where_its_text_came_from() -> No
             "attempt": 2,
             "worker": "worker-1",
             "recipe": "fp_0123456789abcdef",
+            "exact": True,
             "timings": {"queued": 0.1, "total": 0.5},
         },
     }
@@ -128,6 +130,33 @@ def test_a_text_line_has_the_older_shape() -> None:
             "finish_reason": "stop",
         }
     ]
+
+
+def logprob(token: str, data: bytes, token_id: int = 0, top: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    return {"token_id": token_id, "token": token, "bytes": list(data), "logprob": -1.0, "top": list(top)}
+
+
+def text_logprobs(text: str, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    (choice,) = rendered(make_line(text=text, logprobs=entries), TEXT)["response"]["body"]["choices"]
+    return dict(choice["logprobs"])
+
+
+def test_offsets_are_places_in_the_text_where_a_turn_begins_without_its_space() -> None:
+    entries = [logprob(" ice", b" ice"), logprob(" hockey", b" hockey")]
+    assert text_logprobs("ice hockey", entries)["text_offset"] == [0, 3]
+    assert text_logprobs(" ice hockey", entries)["text_offset"] == [0, 4]
+
+
+def test_offsets_count_a_character_of_several_tokens_once() -> None:
+    parts = [logprob("\ufffd", bytes([byte])) for byte in "❄".encode()]
+    assert text_logprobs("a❄b", [logprob("a", b"a"), *parts, logprob("b", b"b")])["text_offset"] == [0, 1, 1, 1, 2]
+
+
+def test_likely_tokens_without_a_text_of_their_own_stand_apart() -> None:
+    """Parts of characters, and ends of a text: they would all be one key."""
+    top = [logprob("a", b"a", 5), logprob("\ufffd", b"\xe2", 6), logprob("\ufffd", b"\x9d", 7), logprob("", b"", 8)]
+    (told,) = text_logprobs("a", [logprob("a", b"a", 5, top)])["top_logprobs"]
+    assert list(told) == ["a", "token_id:6", "token_id:7", "token_id:8"]
 
 
 def test_chat_logprobs_have_openais_shape() -> None:

@@ -97,6 +97,8 @@ OFTEN: dict[str, Work] = {
     "a batch's ends": lambda store, batch_id, _: store.ended_lines(batch_id, 100),
     "a batch's failed ends": lambda store, batch_id, _: store.ended_lines(batch_id, 100, succeeded=False),
     "a batch's lines in their order": lambda store, batch_id, _: store.lines_in_order(batch_id, 700),
+    "jobs by how their ids begin": lambda store, _, ids: store.list_jobs(id_prefix=ids[9][:20]),
+    "the depths of the queues": lambda store, _, __: store.queue_depths(),
     "texts": lambda store, _, ids: store.generations(ids[600:620]),
     "a claim": lambda store, _, ids: store.claim(ids[1000], "w"),
     "what an owner has open": lambda store, _, __: store.queued_tokens("many"),

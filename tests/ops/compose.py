@@ -12,8 +12,17 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 
-# What somebody must put into .env before the first start; nothing else is needed.
-ENVIRONMENT = {"PENSTOCK_API_KEYS": "a-key-of-the-tests", "PENSTOCK_FLOWER_BASIC_AUTH": "tests:a-password-of-the-tests"}
+# Nothing in the environment is needed: the example's values are the file's own.
+ENVIRONMENT: Mapping[str, str] = {}
+SECRETS = {
+    "api_keys": "a-key-of-the-tests",
+    "flower_basic_auth": "tests:a-password-of-the-tests",
+    "postgres_password": "another-password-of-the-tests",
+    "metrics_key": "a-key-of-the-metrics",
+    "grafana_password": "a-password-of-no-test",
+}
+"""What `ops/docker/make_secrets.py` would have written."""
+SECRETS_FOLDER = "/run/secrets/"
 
 _VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|\{(?P<name>\w+)(?:(?P<operator>:[-?])(?P<rest>[^}]*))?\})")
 

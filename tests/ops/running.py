@@ -55,13 +55,25 @@ class Machine:
             "PENSTOCK_REDIS_URL": self.redis_url,
             "PENSTOCK_PORT": str(self.api_port),
             "PENSTOCK_FLOWER_PORT": str(self.flower_port),
+            "PENSTOCK_FLOWER_DB": str(self.folder / "flower" / "history"),
             "PENSTOCK_MODEL": "demo",
             "PENSTOCK_SLOTS": "2",
             "HF_HOME": str(self.folder / "models"),
         }
-        given = service["environment"]
+        given = {key: self._mounted(service, value) for key, value in service["environment"].items()}
         exchanged = {key: value for key, value in here.items() if key in given}
         return {**inherited, **given, **exchanged, "PYTHONPATH": str(compose.ROOT), "PYTHONUNBUFFERED": "1"}
+
+    def _mounted(self, service: Mapping[str, Any], value: str) -> str:
+        """A path of a secret in the container as one of this machine; the file is there if the service has it."""
+        if not value.startswith(compose.SECRETS_FOLDER):
+            return value
+        name = value.removeprefix(compose.SECRETS_FOLDER)
+        path = self.folder / "secrets" / name
+        if name in service["secrets"]:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(compose.SECRETS[name] + "\n")
+        return str(path)
 
 
 def words_here(words: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ops.bench import __main__ as command
+from ops.bench import exact
 from ops.bench.contest import contest
 from ops.bench.engines import Bench
 from ops.bench.picture import picture
@@ -119,6 +120,20 @@ def test_a_soak_leaves_no_cells_and_flat_memory(tiny_model_path: Path) -> None:
     assert result["cells_left"] == 0
     assert result["jobs"] > 100
     assert result["last_bytes"] - result["first_bytes"] < 64 * 2**20
+
+
+def test_what_exactness_costs_is_compared_in_turn(tiny_model_path: Path, tmp_path: Path) -> None:
+    figures = tmp_path / "exact.json"
+    exact.main([
+        "--model", str(tiny_model_path), "--slots", "16", "--jobs", "16", "--rounds", "2", "--json", str(figures),
+    ])  # fmt: skip
+    report = json.loads(figures.read_text())
+    full, lone = report["comparisons"]
+    assert (full["bar"], lone["bar"]) == (0.95, 0.9)
+    for each in (full, lone):
+        assert len(each["exact"]) == len(each["ordinary"]) == 2
+        assert each["ratio"] > 0
+        assert each["passes"] is (each["ratio"] >= each["bar"])
 
 
 def test_short_chats_have_one_length() -> None:

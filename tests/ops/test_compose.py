@@ -6,18 +6,23 @@ import copy
 import json
 import re
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
 from jobs.settings import Settings
+from ops.docker import make_secrets
 from tests.ops import compose
 
 SERVICES: dict[str, Any] = compose.load()["services"]
 OURS = ["api", "dispatcher", "flower", "migrate", "worker", "worker-gpu"]
 LASTING = sorted(set(SERVICES) - {"migrate"})
-FIELDS = {f"PENSTOCK_{name.upper()}" for name in Settings.model_fields}
+METRICS = {"PENSTOCK_METRICS_HOST", "PENSTOCK_METRICS_PORT", "PENSTOCK_METRICS_KEY"}
+FIELDS = {f"PENSTOCK_{name.upper()}" for name in Settings.model_fields} | METRICS
+FIELDS |= {f"{name}_FILE" for name in FIELDS}
+MONITORING = ["grafana", "prometheus"]
 
 
 def _schema_errors(document: dict[str, Any]) -> list[str]:
@@ -42,13 +47,23 @@ def test_the_schema_refuses_what_compose_would_refuse() -> None:
 
 
 def test_the_services_are_those_of_the_design() -> None:
-    assert set(SERVICES) == {"redis", "postgres", *OURS}
-    assert [name for name, service in SERVICES.items() if "profiles" in service] == ["worker-gpu"]
+    assert set(SERVICES) == {"redis", "postgres", *OURS, *MONITORING}
 
 
-def test_only_the_api_and_flower_are_published_and_on_loopback_unless_told() -> None:
+def test_workers_and_monitoring_are_chosen_by_profile_and_the_example_chooses_processors() -> None:
+    profiles = {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service}
+    assert profiles == {
+        "worker": ["cpu"],
+        "worker-gpu": ["gpu"],
+        "prometheus": ["monitoring"],
+        "grafana": ["monitoring"],
+    }
+    assert "\nCOMPOSE_PROFILES=cpu\n" in (compose.ROOT / "ops/docker/env.example").read_text()
+
+
+def test_only_pages_and_the_api_are_published_and_on_loopback_unless_told() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert set(published) == {"api", "flower"}
+    assert set(published) == {"api", "flower", *MONITORING}
     assert all(port["host_ip"] == "127.0.0.1" for ports in published.values() for port in ports)
     assert not any(service.get("network_mode") for service in SERVICES.values())
 
@@ -65,11 +80,44 @@ def test_no_variable_but_the_apis_own_opens_a_port_beyond_loopback() -> None:
     assert opened == {"api"}
 
 
-@pytest.mark.parametrize("name", ["PENSTOCK_API_KEYS", "PENSTOCK_FLOWER_BASIC_AUTH"])
-def test_it_does_not_start_without_a_secret_and_says_which(name: str) -> None:
-    without = {key: value for key, value in compose.ENVIRONMENT.items() if key != name}
-    with pytest.raises(compose.MissingVariable, match=rf"{name}: .*env\.example"):
-        compose.load(without)
+def test_secrets_are_files_and_each_is_mounted_only_where_it_is_read() -> None:
+    document = compose.load()
+    assert {name: secret["file"] for name, secret in document["secrets"].items()} == {
+        name: f"ops/docker/secrets/{name}" for name in compose.SECRETS
+    }
+    mounted = {name: set(service.get("secrets", ())) for name, service in SERVICES.items()}
+    read = {
+        name: set(re.findall(rf"{compose.SECRETS_FOLDER}(\w+)", json.dumps(service)))
+        for name, service in SERVICES.items()
+    }
+    scrapers = {"prometheus": {"metrics_key"}}  # its file names it
+    assert mounted == {name: secrets | scrapers.get(name, set()) for name, secrets in read.items()}
+
+
+def test_no_secret_is_a_value_of_the_file() -> None:
+    keys = {key for service in SERVICES.values() for key in service["environment"]}
+    named = {key for key in keys if re.search("PASSWORD|KEYS?$|KEYS?_FILE|AUTH|TOKEN", key)}
+    assert {key for key in named if not key.endswith("_FILE")} == set()
+
+
+def test_the_secrets_are_made_once_and_never_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, environment = tmp_path / "secrets", tmp_path / ".env"
+    assert make_secrets.main(folder, environment) == 0
+    made = {path.name: path.read_text() for path in folder.iterdir()}
+    assert set(made) == set(compose.SECRETS)
+    assert all(len(secret) > 20 for secret in made.values())
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o444 for path in folder.iterdir()} == {0o444}  # the container's user is another one
+    environment.write_text("MINE=1\n")
+    make_secrets.main(folder, environment)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == made
+    assert environment.read_text() == "MINE=1\n"
+    assert not any(secret.strip() in capsys.readouterr().out for secret in made.values())
+
+
+def test_secrets_come_into_no_image_and_no_commit() -> None:
+    assert "ops/docker/secrets" in (compose.ROOT / ".dockerignore").read_text().splitlines()
+    assert "ops/docker/secrets/" in (compose.ROOT / ".gitignore").read_text().splitlines()
 
 
 @pytest.mark.parametrize("role", ["redis", "postgres"])
@@ -94,10 +142,10 @@ def test_a_service_reaps_its_children_bounds_its_log_and_can_be_scaled(name: str
     assert "container_name" not in service
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", [*OURS, *MONITORING])
 def test_our_services_have_no_rights_and_cannot_write_to_their_image(name: str) -> None:
     service = SERVICES[name]
-    assert re.fullmatch(r"[1-9]\d+:[1-9]\d+", service["user"])
+    assert name in MONITORING or re.fullmatch(r"[1-9]\d+:[1-9]\d+", service["user"])
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
@@ -127,14 +175,17 @@ def test_the_command_is_the_penstock_role_and_the_check_is_the_roles_own(name: s
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_the_environment_makes_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_makes_settings(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for secret in SERVICES[name]["secrets"]:
+        (tmp_path / secret).write_text(compose.SECRETS[secret] + "\n")
     environment = {key: value for key, value in SERVICES[name]["environment"].items() if key.startswith("PENSTOCK_")}
     assert set(environment) <= FIELDS
     for key, value in environment.items():
-        monkeypatch.setenv(key, value)
+        monkeypatch.setenv(key, value.replace(compose.SECRETS_FOLDER, f"{tmp_path}/"))
     settings = Settings()
     assert settings.redis_url == "redis://redis:6379/0"
-    assert settings.database_url.startswith("postgresql+psycopg://penstock:penstock@postgres:")
+    wanted = f"postgresql+psycopg://penstock:{compose.SECRETS['postgres_password']}@postgres:5432/penstock"
+    assert settings.resolved_database_url == wanted
 
 
 def test_what_an_operator_sets_for_all_reaches_every_role() -> None:
@@ -166,7 +217,7 @@ def test_the_example_environment_names_every_variable_it_needs_and_none_it_does_
     needed = {match[1] for line in lines if (match := re.match(r"([A-Z_]+)=", line))}
     offered = {match[1] for line in lines if (match := re.match(r"# ([A-Z_]+)=", line))}
     handed_through = set(re.findall(r"^  +([A-Z_]+):$", compose.COMPOSE_FILE.read_text(), re.MULTILINE))
-    assert needed == set(compose.ENVIRONMENT)
+    assert needed == {"COMPOSE_PROFILES"}
     assert offered <= compose.variables() | handed_through
 
 
@@ -174,8 +225,10 @@ def test_every_network_and_named_volume_is_declared_and_used() -> None:
     document = compose.load()
     networks = {network for service in SERVICES.values() for network in service["networks"]}
     volumes = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", ())}
+    folders = {volume for volume in volumes if volume.startswith("./")}
     assert networks == set(document["networks"])
-    assert volumes == set(document["volumes"])
+    assert volumes - folders == set(document["volumes"])
+    assert all((compose.ROOT / folder).exists() for folder in folders)
 
 
 def test_data_and_models_outlive_a_container() -> None:
@@ -186,6 +239,16 @@ def test_data_and_models_outlive_a_container() -> None:
         "dispatcher": ["files:/var/lib/penstock/files"],
         "worker": ["models:/var/cache/penstock"],
         "worker-gpu": ["models:/var/cache/penstock"],
+        "prometheus": [
+            "./ops/monitoring/prometheus.yml:/etc/prometheus/prometheus.yml:ro",
+            "./ops/dashboards:/etc/prometheus/rules:ro",
+            "prometheus-data:/prometheus",
+        ],
+        "grafana": [
+            "./ops/monitoring/grafana:/etc/grafana/provisioning:ro",
+            "./ops/dashboards:/etc/grafana/dashboards:ro",
+            "grafana-data:/var/lib/grafana",
+        ],
     }
     assert SERVICES["worker"]["environment"]["HF_HOME"].startswith("/var/cache/penstock/")
 

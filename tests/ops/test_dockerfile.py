@@ -57,12 +57,12 @@ def test_an_image_installs_extras_that_exist(service: str) -> None:
 @pytest.mark.parametrize(
     ("service", "needed", "has_engine"),
     [
-        ("api", {"api", "s3"}, True),
-        ("dispatcher", {"s3"}, False),
+        ("api", {"api", "s3", "tracing"}, True),
+        ("dispatcher", {"s3", "tracing"}, False),
         ("flower", {"flower"}, False),
-        ("migrate", {"s3"}, False),  # the dispatcher's image with another command
-        ("worker", {"worker"}, True),
-        ("worker-gpu", {"worker"}, True),
+        ("migrate", {"s3", "tracing"}, False),  # the dispatcher's image with another command
+        ("worker", {"worker", "tracing"}, True),
+        ("worker-gpu", {"worker", "tracing"}, True),
     ],
 )
 def test_an_image_holds_what_its_role_runs_and_no_more(service: str, needed: set[str], has_engine: bool) -> None:

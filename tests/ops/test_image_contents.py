@@ -24,12 +24,12 @@ PROJECT: dict[str, Any] = tomllib.loads((compose.ROOT / "pyproject.toml").read_t
 # Role → what its image installs (as in ops/docker/Dockerfile, checked there), and what the role imports.
 IMAGES: dict[str, tuple[list[str], list[str]]] = {
     "api": (
-        ["api", "postgres", "s3", "+llama-cpp-python"],
+        ["api", "postgres", "s3", "tracing", "+llama-cpp-python"],
         ["cli.main", "api.__main__", "worker.engine.vocabulary", "s3fs"],
     ),
-    "worker": (["worker", "postgres"], ["cli.main", "worker.__main__", "worker.station"]),
-    "dispatcher": (["postgres", "s3"], ["cli.main", "jobs.dispatcher", "s3fs"]),
-    "flower": (["flower", "postgres"], ["cli.main", "jobs.queue", "celery.__main__", "flower.command"]),
+    "worker": (["worker", "postgres", "tracing"], ["cli.main", "worker.__main__", "worker.station"]),
+    "dispatcher": (["postgres", "s3", "tracing"], ["cli.main", "jobs.dispatcher", "s3fs"]),
+    "flower": (["flower", "postgres"], ["cli.main", "ops.flower.__main__"]),
     "migrate": (["postgres"], ["jobs.database", "alembic.command"]),
 }
 # Runs in the child. A finder in front of all others refuses the top-level names it is given.

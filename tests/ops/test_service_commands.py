@@ -14,7 +14,7 @@ import redis
 from tests.ops import compose
 from tests.ops.running import ROLES, Machine, Running, check_health, run_to_end, until
 
-KEY = compose.ENVIRONMENT["PENSTOCK_API_KEYS"]
+KEY = compose.SECRETS["api_keys"]
 
 
 def test_redis_takes_the_options_it_is_given(redis_url: str) -> None:
@@ -71,7 +71,7 @@ def test_a_job_goes_through_all_of_them(system: dict[str, Running], migrated: Ma
 def test_neither_the_api_nor_flower_opens_without_its_secret(system: dict[str, Running], migrated: Machine) -> None:
     system["api"].wait_until_healthy()
     system["flower"].wait_until_healthy()
-    user, _, password = compose.ENVIRONMENT["PENSTOCK_FLOWER_BASIC_AUTH"].partition(":")
+    user, _, password = compose.SECRETS["flower_basic_auth"].partition(":")
     flower = f"http://127.0.0.1:{migrated.flower_port}/workers"
     with httpx.Client(trust_env=False) as client:
         assert client.get(f"http://127.0.0.1:{migrated.api_port}/v1/jobs").status_code == 401
@@ -80,7 +80,7 @@ def test_neither_the_api_nor_flower_opens_without_its_secret(system: dict[str, R
 
 
 def test_no_role_writes_a_secret_to_its_output(system: dict[str, Running]) -> None:
-    secrets = {KEY, compose.ENVIRONMENT["PENSTOCK_FLOWER_BASIC_AUTH"].partition(":")[2]}
+    secrets = {secret.rpartition(":")[2] for secret in compose.SECRETS.values()}
     assert [(name, secret) for name, role in system.items() for secret in secrets if secret in role.output()] == []
 
 

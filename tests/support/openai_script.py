@@ -30,6 +30,10 @@ def _called(client: Any, asked: dict[str, Any]) -> Any:
         options["file"] = Path(options.pop("path"))
     method = reduce(getattr, asked["method"].split("."), client)
     result = method(*asked["args"], **options)
+    if asked["method"].endswith(".stream"):  # the helper that puts a stream together
+        with result as stream:
+            events = [event.model_dump() for event in stream]
+            return {"events": events, "final": stream.get_final_response().model_dump()}
     if asked["every"]:
         return [item.model_dump() for item in result]
     return result.text if asked["method"].endswith(".content") else result.model_dump()
@@ -38,9 +42,11 @@ def _called(client: Any, asked: dict[str, Any]) -> Any:
 def _told(error: openai.OpenAIError) -> dict[str, Any]:
     return {
         "kind": type(error).__name__,
+        "message": str(error),
         "status": getattr(error, "status_code", None),
         "code": getattr(error, "code", None),
         "param": getattr(error, "param", None),
+        "body": getattr(error, "body", None),
     }
 
 

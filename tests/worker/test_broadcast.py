@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from jobs.events import Snapshot
 from jobs.interest import LAPSE_SECONDS, Interest
 from jobs.records import AttemptRef
 from jobs.states import JobState
@@ -251,3 +252,34 @@ def test_ends_of_an_outage_are_dropped_and_not_kept(channel: Channel) -> None:
     broadcaster.ended("another", JobState.SUCCEEDED)
     broadcaster.stop()
     assert (channel.num_tries, len(broadcaster._ends)) == (1, 0)
+
+
+def retelling(channel: Channel, clock: Clock, told: str) -> tuple[Broadcaster, list[TextEvent]]:
+    """A second attempt, and the events it sends."""
+    events: list[TextEvent] = []
+    channel.text = lambda sent: events.extend(sent) or True  # type: ignore[method-assign, assignment, func-returns-value]
+    broadcaster = Broadcaster(channel, 0.05, clock)
+    broadcaster.open("a/2", AttemptRef("a", 2), before=Snapshot(1, told, (1, 2, 3), "lone"))
+    return broadcaster, events
+
+
+def test_what_readers_have_is_not_told_again_and_its_snapshot_stays(channel: Channel, clock: Clock) -> None:
+    broadcaster, events = retelling(channel, clock, "ice hockey")
+    broadcaster.deltas([delta("a/2", "ice ")])
+    broadcaster.flush()
+    broadcaster.deltas([delta("a/2", "hockey")])
+    broadcaster.flush()
+    assert events == [], "the next attempt must find all of the longer text"
+    broadcaster.deltas([delta("a/2", ", ")])
+    broadcaster.deltas([delta("a/2", "pucks")])
+    broadcaster.flush()
+    ((_, attempt, seq, fresh, text, _, _, _, kept),) = events
+    assert (attempt, seq, fresh, text) == (2, 17, "ice hockey, pucks", "ice hockey, pucks")
+    assert kept == {1: 10}
+
+
+def test_another_text_than_readers_have_is_told_at_once(channel: Channel, clock: Clock) -> None:
+    broadcaster, events = retelling(channel, clock, "ice hockey")
+    broadcaster.deltas([delta("a/2", "icy")])
+    broadcaster.flush()
+    assert [(event.text, event.kept) for event in events] == [("icy", {1: 2})]

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+import stamina
 
-from jobs.errors import LeaseLost, StoreRefused, StoreUnavailable
+from jobs.errors import LeaseLost, QueueUnavailable, StoreRefused, StoreUnavailable
 from jobs.events import Snapshot, TextEvent
 from jobs.records import (
     AttemptRef,
@@ -30,7 +31,7 @@ from tests.worker.test_leases import claimed
 from worker import tasks
 from worker.broadcast import Broadcaster
 from worker.claims import ClaimWriter
-from worker.engine.generation import TokenLogprob
+from worker.engine.generation import Completion, TokenLogprob
 from worker.leases import LeaseKeeper
 from worker.proof import Proofs
 from worker.results import ResultWriter
@@ -392,12 +393,24 @@ def test_the_next_attempt_goes_on_behind_what_was_told_unless_it_is_exact(
     assert request.row_class == "lone"  # as the attempt before, whatever is free
 
 
+def test_a_text_whose_prompt_had_company_is_not_called_exact_where_that_is_not_proven() -> None:
+    job = claimed("a")
+    request = build_request(job, StandInVocabulary(), PROVEN)  # type: ignore[arg-type]
+    timings = {"queued": 0.0, "first_token": 0.0, "total": 0.0}
+    for isolated in (True, False):
+        completion = Completion("ice", (1,), "stop", 1, "tile", timings, isolated=isolated)
+        outcome = outcome_of(completion, request, job, {}, PROVEN)
+        assert isinstance(outcome, Succeeded)
+        assert outcome.generation.recipe["exact"] is isolated
+
+
 def test_a_text_that_was_taken_up_says_so_and_is_not_called_exact(room: Room) -> None:
     room.world.snapshots["a"] = BEFORE
     room.run(claimed("a", number=2))
     (outcome,) = room.world.outcomes
     assert isinstance(outcome, Succeeded)
-    assert outcome.generation.continuity == {"mode": "continued", "from_attempt": 1, "tokens": 3}
+    told = {"mode": "continued", "from_attempt": 1, "tokens": 3, "kept": {"1": 6}}
+    assert outcome.generation.continuity == told
     assert outcome.generation.recipe["exact"] is False
 
 
@@ -413,9 +426,37 @@ def test_a_text_that_was_generated_again_says_whether_it_is_the_same(room: Room,
     outcome = outcome_of(replace(completion, token_ids=tokens), request, job, {}, PROVEN, before=BEFORE)
     room.engine.live.clear()
     assert isinstance(outcome, Succeeded)
-    told = {"mode": "regenerated", "from_attempt": 1, "tokens": 3, "matches": same}
+    told = {"mode": "regenerated", "from_attempt": 1, "tokens": 3, "kept": {"1": 3}, "matches": same}
     assert outcome.generation.continuity == told
     assert outcome.generation.recipe["exact"] is True
+
+
+def test_what_readers_have_is_asked_for_through_a_short_outage(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[Exception | Snapshot] = [QueueUnavailable("away"), QueueUnavailable("away"), BEFORE]
+
+    def snapshot(_: str) -> Snapshot:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(room.world, "snapshot", snapshot)
+    room.run(claimed("a", number=2))
+    (outcome,) = room.world.outcomes
+    assert isinstance(outcome, Succeeded)
+    assert (outcome.generation.continuity or {})["mode"] == "continued"
+
+
+def test_where_redis_stays_away_the_next_attempt_begins_anew(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_: str) -> Snapshot:
+        raise QueueUnavailable("away")
+
+    monkeypatch.setattr(room.world, "snapshot", away)
+    with stamina.set_testing(True, attempts=2):
+        room.run(claimed("a", number=2))
+    (outcome,) = room.world.outcomes
+    assert isinstance(outcome, Succeeded)
+    assert outcome.generation.continuity is None
 
 
 def reusing(room: Room, job_id: str, **parameters: Any) -> ClaimedJob:

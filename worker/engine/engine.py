@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Protocol
 
+from worker.engine.gaps import Gaps
 from worker.engine.generation import Completion, EngineStats, Generation, Request, RowClass, TextDelta
 from worker.engine.model import ModelOptions, TileRow
 from worker.engine.prefill import Prefiller
@@ -89,6 +90,7 @@ class Engine:
         self._num_sampling_threads = sampling_threads
         self._rate: deque[tuple[float, int]] = deque()
         self._num_tokens = self._num_generations = self._num_admitted = self._num_pauses = self._num_moves = 0
+        self.gaps = Gaps()
         self.failure: BaseException | None = None
 
     def start(self) -> None:
@@ -134,6 +136,8 @@ class Engine:
             "num_reused_tokens": counts.num_reused_tokens,
             "prefix_hit_rate": round(counts.num_reused_tokens / max(counts.num_prompt_tokens, 1), 4),
             "prefix_bytes": prefixes.num_bytes,
+            "kv_cells": self._slots.total * self._model.context_tokens,
+            "kv_cells_used": sum(sequence.position for sequence in self._slots),
             "num_evicted_blocks": counts.num_evicted_blocks,
         }
 
@@ -156,7 +160,9 @@ class Engine:
         self._close_ranks()
         if self._prefill():
             self._hand_over()
+        before = self._num_tokens
         self._decode()
+        self.gaps.step(time.monotonic(), self._num_tokens - before)
         self._hand_over()
 
     def _run(self) -> None:

@@ -78,6 +78,8 @@ class TextDelta:
     end: int
     token_ids: tuple[int, ...] = ()
     row_class: RowClass = "lone"
+    isolated: bool = True
+    """As `Completion.isolated`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,8 @@ class Completion:
     timings: Mapping[str, float]
     logprobs: Sequence[TokenLogprob] | None = None
     error: str | None = None
+    isolated: bool = True
+    """False where its prompt was prefilled beside others on a machine on which that is not proven to change no bit."""
 
 
 class Generation:

@@ -93,6 +93,8 @@ def num_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_library = llama_cpp.llama_cpp._lib
+"""What the bindings call, and ggml with it."""
 _log_tail: deque[str] = deque(maxlen=20)
 
 
@@ -138,11 +140,21 @@ class Model:
         handle = _load_weights(path, options, on_progress)
         if not handle:
             raise ModelLoadError("model_unreadable", f"llama.cpp cannot load {path.name}{_reasons()}")
+        return cls._in_context(handle, options, vocabulary, path)
+
+    @classmethod
+    def _in_context(cls, handle: Any, options: ModelOptions, vocabulary: Vocabulary, path: Path) -> Model:
         context = llama_cpp.llama_init_from_model(handle, _context_params(options, vocabulary))
         if not context:
             llama_cpp.llama_model_free(handle)
             raise ModelLoadError("out_of_memory", f"no room for the KV cells of {path.name}{_reasons()}")
         return cls(handle, context, options, vocabulary, path)
+
+    def reshaped(self, options: ModelOptions) -> Model:
+        """The same weights with a context of other options. This model is used up. Raises ModelLoadError."""
+        self._batch.free()
+        llama_cpp.llama_free(self._context)
+        return self._in_context(self._model, options, self.vocabulary, self.path)
 
     def close(self) -> None:
         """Free context and weights. The vocabulary stays usable."""
@@ -154,13 +166,12 @@ class Model:
     def recipe(self) -> dict[str, Any]:
         """All of this model and machine that decides the bits of a text, but for the file's hash and the row class."""
         options = asdict(self.options)
-        kept = ("chunk_tokens", "block_tokens", "tile_rows", "kv_type", "flash_attention", "gpu_layers")
+        kept = ("chunk_tokens", "block_tokens", "tile_rows", "kv_type", "flash_attention", "gpu_layers", "main_gpu")
         split = {"tensor_split": list(self.options.tensor_split)} if self.options.tensor_split else {}
         return {
             **{name: options[name] for name in kept},
             **split,
-            "llama_cpp": llama_cpp.llama_version().decode(),
-            "system": llama_cpp.llama_print_system_info().decode().strip(),
+            **_machine(),
             "threads": self.options.threads or num_threads(),
             "kv_layout": "split",
             "template_sha256": self.vocabulary.template_sha256,
@@ -304,6 +315,37 @@ class ModelGrammar:
             sorted=False,
         )
         llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
+
+
+def _machine() -> dict[str, Any]:
+    """Build, backends, devices and kernels. llama.cpp's own version stands for many sources: ggml's commit does not.
+
+    All devices count, whatever layers they hold: the rows of a large prompt may be sent to a GPU that holds none.
+    """
+    devices = [_ggml("ggml_backend_dev_get", number) for number in range(_ggml("ggml_backend_dev_count") or 0)]
+    backends = [_said("ggml_backend_reg_name", _ggml("ggml_backend_dev_backend_reg", device)) for device in devices]
+    build = f"{llama_cpp.llama_version().decode()}, ggml {_said('ggml_version')} {_said('ggml_commit')}"
+    return {
+        "llama_cpp": f"{build}, llama-cpp-python {llama_cpp.__version__}",
+        "backend": "+".join(dict.fromkeys(backends)),
+        "devices": [
+            f"{_said('ggml_backend_dev_name', device)}: {_said('ggml_backend_dev_description', device)}"
+            for device in devices
+        ],
+        "kernels": llama_cpp.llama_print_system_info().decode().strip(),
+    }
+
+
+def _ggml(name: str, argument: int | None = None) -> int | None:
+    """Call a function of ggml that the bindings do not name: of one address or index, or of nothing."""
+    function = getattr(_library, name)
+    function.restype = ctypes.c_void_p
+    return function() if argument is None else function(ctypes.c_void_p(argument))  # type: ignore[no-any-return]
+
+
+def _said(name: str, argument: int | None = None) -> str:
+    address = _ggml(name, argument)
+    return ctypes.string_at(address).decode(errors="replace").strip() if address else "unknown"
 
 
 def _pointer(state: Bytes) -> Any:

@@ -51,6 +51,7 @@ class Prefiller:
         exact_alone = sequence.request.exact and not self._model.blocks_are_exact
         sequence.block = self._model.options.chunk_rows if exact_alone else self._model.options.block_tokens
         sequence.joins = not exact_alone
+        sequence.isolated = exact_alone or self._model.blocks_are_exact
         # The last token is never taken over: somebody must decode it for its logits.
         tokens = sequence.prefix_ids[:-1]
         sequence.keys = block_keys(tokens, sequence.block, b"" if sequence.joins else b"alone") if self._shares else ()

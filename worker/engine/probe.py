@@ -1,9 +1,9 @@
 """Proves, on this machine, build and model, which row classes keep a sequence's bits apart from its neighbours'.
 
-Logits are compared bitwise: each probe sequence alone, then all of them together, in other slots and of mixed
-lengths. `blocks`: a prompt prefilled by itself, and the same one block a call, beside others, and its cells copied
-into another slot. What does not hold here is not promised to anybody. Run it before the engine starts: it uses every
-slot.
+Logits are compared bitwise: each probe sequence alone, then all of them together, in other slots and of mixed lengths
+(attention takes cells in wholes of 256: one of them has more than a whole). `blocks`: a prompt prefilled by itself, and
+the same one block a call, beside others, and its cells copied into another slot. What does not hold here is not
+promised to anybody. Run it before the engine starts: it uses every slot.
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.engine.cells import Bytes
 from worker.engine.model import Model, Piece, TileRow
 from worker.engine.sampling import Row
 
+VERSION = 2
+"""Goes up when more is asked of a machine than before: what was proven with less is proven again."""
 _LENGTHS = (3, 17, 40)
+_LONG_LENGTH = 300
+"""Of one prompt more. Its cells are computed once and copied: reading it is what a probe takes longest for."""
 _NUM_STEPS = 2
 _NUM_BLOCKS = 1
 """Whole blocks of the prompt that proves blocks; what is left over after them is padded, as most prompts' ends are."""
@@ -37,13 +42,34 @@ def prove(model: Model) -> dict[str, bool]:
     """Which of the model's row classes are exact here, and whether blocks are. Costs a few hundred tokens of prefill;
     leaves no cells."""
     prompts = _prompts(model, _LENGTHS)
+    long = _long(model)
     proven: dict[str, bool] = {}
     if model.tile_slots:
-        proven["tile"] = _same(_tile_alone(model, prompts), _tile_together(model, prompts))
+        proven["tile"] = _same(_tile_alone(model, prompts, long), _tile_together(model, prompts, long))
     if model.num_slots > model.tile_slots:
-        proven["lone"] = _same(_lone(model, prompts, busy=False), _lone(model, prompts, busy=True))
+        proven["lone"] = _same(_lone(model, prompts, long, busy=False), _lone(model, prompts, long, busy=True))
     proven["blocks"] = _prove_blocks(model)
     return proven
+
+
+@dataclass(frozen=True, slots=True)
+class _Long:
+    """A long prompt and its cells."""
+
+    tokens: Sequence[int]
+    cells: Bytes
+
+    def placed(self, model: Model, slot: int) -> _Probe:
+        model.load_cells(slot, self.cells)
+        return _Probe(self.tokens, slot, len(self.tokens))
+
+
+def _long(model: Model) -> _Long:
+    *_, tokens = _prompts(model, (*_LENGTHS, _LONG_LENGTH))
+    _prefill(model, tokens, 0)
+    cells = model.save(0)
+    model.forget(0)
+    return _Long(tokens, cells)
 
 
 def _prompts(model: Model, lengths: Sequence[int]) -> list[list[int]]:
@@ -113,26 +139,33 @@ def _tile_steps(model: Model, probes: Sequence[_Probe], num_rows: int) -> list[L
     return seen
 
 
-def _tile_alone(model: Model, prompts: Sequence[Sequence[int]]) -> list[Logits]:
+def _tile_alone(model: Model, prompts: Sequence[Sequence[int]], long: _Long) -> list[Logits]:
     rows = model.options.tile_rows
-    return [_tile_steps(model, [_prefill(model, prompt, 0)], rows)[0] for prompt in prompts]
+    seen = [_tile_steps(model, [_prefill(model, prompt, 0)], rows)[0] for prompt in prompts]
+    return [*seen, _tile_steps(model, [long.placed(model, 0)], rows)[0]]
 
 
-def _tile_together(model: Model, prompts: Sequence[Sequence[int]]) -> list[Logits]:
+def _tile_together(model: Model, prompts: Sequence[Sequence[int]], long: _Long) -> list[Logits]:
+    """As many of them at once as there are slots."""
     last = model.tile_slots - 1
-    slots = [last, last // 2, 1]
-    probes = [_prefill(model, prompt, slot) for prompt, slot in zip(prompts, slots, strict=True)]
-    return _tile_steps(model, probes, model.tile_slots)
+    slots = list(dict.fromkeys(slot for slot in (last, last // 2, 1, 2, 0) if slot <= last))
+    everyone = (*prompts, None)
+    seen: list[Logits] = []
+    for start in range(0, len(everyone), len(slots)):
+        some = zip(everyone[start:], slots, strict=False)
+        probes = [long.placed(model, slot) if p is None else _prefill(model, p, slot) for p, slot in some]
+        seen += _tile_steps(model, probes, model.tile_slots)
+    return seen
 
 
-def _lone(model: Model, prompts: Sequence[Sequence[int]], *, busy: bool) -> list[Logits]:
+def _lone(model: Model, prompts: Sequence[Sequence[int]], long: _Long, *, busy: bool) -> list[Logits]:
     """The probes one by one in the last slot; with a tile of others decoded before their steps when `busy`."""
     slot = model.num_slots - 1
     seen: list[Logits] = []
-    for prompt in prompts:
-        probe = _prefill(model, prompt, slot)
+    for prompt in (*prompts, None):
+        probe = long.placed(model, slot) if prompt is None else _prefill(model, prompt, slot)
         if busy and slot > 0:
-            _disturb(model, prompt)
+            _disturb(model, probe.tokens)
         seen.append(_lone_steps(model, probe))
     return seen
 

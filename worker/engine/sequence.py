@@ -39,6 +39,7 @@ class Sequence:
         self.prefill_end = len(self.prefix_ids) - (row_class == "tile")
         self.block = 0
         self.joins = True
+        self.isolated = True
         self.keys: tuple[bytes, ...] = ()
         self.num_known_blocks = 0
         self.saved: Any = None
@@ -107,7 +108,9 @@ class Sequence:
         self._fresh.clear()
         token_ids = tuple(self.token_ids[self._num_told :])
         self._num_told = len(self.token_ids)
-        return TextDelta(self.request.id, text, self._text.num_characters, token_ids, self.row_class)
+        return TextDelta(
+            self.request.id, text, self._text.num_characters, token_ids, self.row_class, isolated=self.isolated
+        )
 
     def completion(self, error: str | None = None) -> Completion:
         """The end, as the caller gets it."""
@@ -128,6 +131,7 @@ class Sequence:
             },
             logprobs=tuple(self.logprobs[: len(self.token_ids)]) if self.request.num_logprobs is not None else None,
             error=error,
+            isolated=self.isolated,
         )
 
     def _add(self, text: str) -> None:

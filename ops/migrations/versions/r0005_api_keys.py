@@ -1,6 +1,6 @@
 """API keys, and what is needed to count what an owner has open
 
-Revision: 0004, after 0003. Rows of before have no tokens counted: batches that are open while this runs count as empty.
+Revision: 0005, after 0004. Rows of before have no tokens counted: batches that are open while this runs count as empty.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,1 @@
+"""Images, and what the containers' first start and health need."""
