@@ -1,8 +1,8 @@
 """/metrics, for Prometheus.
 
 It sums over every owner's jobs, so no owner's key opens it: where keys are asked for, so is the one of whoever scrapes
-(`PENSTOCK_METRICS_KEY`, which opens nothing else, or one with the scope `metrics`); without one it is closed. Without keys the API is on loopback only,
-and so is this. See `ops/decisions/0034-metrics-have-a-key-of-their-own.md`.
+(`PENSTOCK_METRICS_KEY`, which opens nothing else, or one with the scope `metrics`); without one it is closed. Without
+keys the API is on loopback only, and so is this. See `ops/decisions/0034-metrics-have-a-key-of-their-own.md`.
 """
 
 from __future__ import annotations
