@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     )
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Keys that callers send as bearer tokens, with commas between them. Others are made by `penstock keys`.",
+        description="Keys that callers send as bearer tokens, with commas between; `penstock keys` makes others.",
     )
     max_body_bytes: Annotated[int, Field(ge=1024)] = Field(
         default=8 * 1024 * 1024, description="Largest body of a request; uploads of files have a limit of their own."
