@@ -97,7 +97,7 @@ def test_lines_are_numbered_as_an_editor_does_and_checked_into_jobs(api: Api) ->
         (chat_line("a", n=2), "unsupported_value", "body.n"),
         (chat_line("a", stream=True), "unsupported_value", "body.stream"),
         (
-            chat_line("a", url="/v1/completions", prompt=["b", "c"]),
+            chat_line("a", url="/v1/completions") | {"body": {"prompt": ["b", "c"]}},
             "unsupported_value",
             "body.prompt",
         ),

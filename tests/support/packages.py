@@ -12,19 +12,20 @@ import sys
 from pathlib import Path
 
 
-def installed(requirement: str) -> Path:
-    """The folder that holds a package (`name==version`) and all it needs. It goes onto `PYTHONPATH`, with `-S`."""
+def installed(*requirements: str) -> Path:
+    """The folder that holds packages (`name==version`) and all they need. It goes onto `PYTHONPATH`, with `-S`."""
     cache = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(cache) if cache else Path.home() / ".cache") / "penstock" / "packages" / requirement
+    name = "+".join(requirements)
+    folder = (Path(cache) if cache else Path.home() / ".cache") / "penstock" / "packages" / name
     if folder.is_dir():
         return folder
-    part = folder.with_name(f".{requirement}.{os.getpid()}")
+    part = folder.with_name(f".{name}.{os.getpid()}")
     part.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(part), requirement]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(part), *requirements]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         shutil.rmtree(part, ignore_errors=True)
-        raise AssertionError(f"{requirement} cannot be installed: {done.stderr[-2000:]}")
+        raise AssertionError(f"{name} cannot be installed: {done.stderr[-2000:]}")
     try:
         part.rename(folder)
     except OSError:  # another run was faster
@@ -32,7 +33,7 @@ def installed(requirement: str) -> Path:
     return folder
 
 
-def environment(requirement: str) -> dict[str, str]:
-    """What a process needs to see a package and no proxy: the servers that tests start are on this machine."""
+def environment(*requirements: str) -> dict[str, str]:
+    """What a process needs to see packages and no proxy: the servers that tests start are on this machine."""
     own = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
-    return own | {"PYTHONPATH": str(installed(requirement))}
+    return own | {"PYTHONPATH": str(installed(*requirements))}
