@@ -12,6 +12,7 @@ from api import docs, errors, page
 from api.access import Access
 from api.limits import BodyLimit
 from api.metering import Meter, Metering
+from api.rates import LimitHeaders
 from api.routes import (
     batches,
     completions,
@@ -78,7 +79,8 @@ def create_app(settings: Settings) -> FastAPI:
     docs.install(app)
     page.install(app)
     # The last added is the outermost.
-    app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes, grace_seconds=settings.body_grace_seconds)
+    app.add_middleware(LimitHeaders)
     app.add_middleware(errors.LastResort)
     app.add_middleware(Access)
     app.state.meter = meter
