@@ -5,7 +5,7 @@ UV ?= uv
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test docs bench demo-model lint lock audit-deps sbom clean
+.PHONY: setup demo test docs bench fuzz demo-model lint lock audit-deps sbom clean
 
 setup: $(READY)
 
@@ -31,6 +31,9 @@ bench: $(READY)
 	$(BIN)/python -m ops.bench.batches
 	$(BIN)/python -m ops.bench.replays --jobs 100
 	$(BIN)/python -m ops.bench.exact
+
+fuzz: $(READY)
+	$(BIN)/python -m ops.fuzz
 
 demo-model: $(READY)
 	$(BIN)/python -m ops.demo_model.train

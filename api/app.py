@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from api import docs, errors, page
 from api.access import Access
+from api.crowd import Crowd
 from api.limits import BodyLimit
 from api.metering import Meter, Metering
 from api.rates import LimitHeaders
@@ -81,6 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
     # The last added is the outermost.
     app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes, grace_seconds=settings.body_grace_seconds)
     app.add_middleware(LimitHeaders)
+    app.add_middleware(Crowd, max_requests=settings.max_requests, max_body_bytes=settings.max_held_bytes)
     app.add_middleware(errors.LastResort)
     app.add_middleware(Access)
     app.state.meter = meter

@@ -37,8 +37,16 @@ class _NotJson:
 async def read_body(request: Request) -> bytes:
     """The raw body, bounded by the middleware in `api.limits`.
 
-    Only `application/json` is taken: a page in a browser cannot send that to another origin without asking first.
+    Only `application/json` is taken: a page in a browser cannot send that to another origin without asking first. Nor
+    is a compressed body: a few bytes of it may stand for more than there is memory.
     """
+    if request.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
+        raise Refusal(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "Content-Encoding: send the body as it is, not compressed.",
+            code="unsupported_media_type",
+            param="Content-Encoding",
+        )
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise Refusal(

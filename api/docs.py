@@ -74,6 +74,12 @@ def _described(app: FastAPI) -> dict[str, Any]:
         schemas.pop(name, None)
     for call in (call for calls in schema["paths"].values() for call in calls.values()):
         call["responses"].pop("422", None)
+        for status, response in call["responses"].items():
+            # A refusal is JSON, whatever the endpoint answers otherwise; FastAPI gives it that kind.
+            if status >= "400" and response.get("content"):
+                response["content"] = {"application/json": next(iter(response["content"].values()))}
+            # Of a stream the description tells; FastAPI calls it one string.
+            response.get("content", {}).get("text/event-stream", {}).pop("schema", None)
     return schema
 
 

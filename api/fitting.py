@@ -21,6 +21,8 @@ from jobs.states import Priority
 from worker.engine.vocabulary import Vocabulary
 
 MAX_CHARACTER_BYTES = 4
+MAX_REMEMBERED_CHARACTERS = 64 * 1024
+"""A longer schema is judged anew each time: what is remembered must stay small."""
 KNOBS = set(Parameters.model_fields) - {"seed"}
 
 
@@ -114,19 +116,21 @@ def _check_response_format(draft: Draft, vocabulary: Vocabulary) -> None:
         return
     if wanted.schema_body is None:
         raise draft.refusal("it is missing", "response_format", "json_schema", code="missing_field")
-    if not _has_grammar(vocabulary, json.dumps(wanted.schema_body)):
-        reason = "llama.cpp cannot turn this JSON schema into a grammar"
+    schema = json.dumps(wanted.schema_body)
+    judge = _why_no_grammar if len(schema) <= MAX_REMEMBERED_CHARACTERS else _why_no_grammar.__wrapped__
+    reason = judge(vocabulary, schema)
+    if reason is not None:
         raise draft.refusal(reason, "response_format", "json_schema", code="invalid_json_schema")
 
 
 @lru_cache(maxsize=32)
-def _has_grammar(vocabulary: Vocabulary, schema: str) -> bool:
-    """Remembered, because the lines of a batch tend to share one schema."""
+def _why_no_grammar(vocabulary: Vocabulary, schema: str) -> str | None:
+    """What is wrong with a schema; None: nothing. Remembered, because the lines of a batch tend to share one."""
     try:
         vocabulary.grammar(json.loads(schema))
-    except ValueError:
-        return False
-    return True
+    except ValueError as error:  # its text repeats nothing of the schema
+        return str(error)
+    return None
 
 
 def _checked_tokens(draft: Draft, model: ServedModel) -> Sequence[int]:

@@ -48,6 +48,12 @@ class Settings(BaseSettings):
     max_body_bytes: Annotated[int, Field(ge=1024)] = Field(
         default=8 * 1024 * 1024, description="Largest body of a request; uploads of files have a limit of their own."
     )
+    max_requests: Annotated[int, Field(ge=1)] = Field(
+        default=512, description="Requests that wait for an answer at once; as many live completions beside them."
+    )
+    max_held_bytes: Annotated[int, Field(ge=1024)] = Field(
+        default=64 * 1024 * 1024, description="Bodies of requests that are held at once."
+    )
     max_jobs_per_request: Annotated[int, Field(ge=1)] = Field(
         default=1000, description="Jobs in one `POST /v1/jobs`. More of them are a file."
     )

@@ -56,9 +56,10 @@ def parse(url: str) -> httpx.URL:
         raise InvalidRequest(f"url: must be at most {MAX_URL_CHARACTERS} characters long.", param="url")
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL:
+        host = parsed.host  # read here: a label that only looks like punycode is found out by reading it
+    except (httpx.InvalidURL, UnicodeError):
         raise InvalidRequest("url: is not a valid URL.", param="url") from None
-    if parsed.scheme not in {"http", "https"} or not parsed.host:
+    if parsed.scheme not in {"http", "https"} or not host:
         raise InvalidRequest("url: must be an absolute http or https URL.", param="url")
     if parsed.port is not None and not 1 <= parsed.port <= 65535:
         raise InvalidRequest("url: its port must be between 1 and 65535.", param="url")

@@ -18,6 +18,8 @@ from api.fitting import KNOBS, Draft
 from jobs.parameters import MAX_SEED
 
 MAX_PATTERNS = 256
+MAX_PATTERN_BYTES = 16 * 1024
+"""A body with more than so much beside its text is read in full each time: what is remembered must stay small."""
 _TEXTS = ("messages", "prompt")
 _ROLES = frozenset({"system", "user", "assistant"})
 
@@ -60,6 +62,8 @@ class FamiliarBodies:
         )
 
     def _remember(self, key: tuple[str, str, bytes], draft: Draft) -> None:
+        if len(key[2]) > MAX_PATTERN_BYTES:
+            return
         parameters = draft.parameters.model_copy(update={"seed": None})
         knobs = parameters.model_dump(mode="json", include=KNOBS)
         self._patterns[key] = replace(draft, prompt=None, messages=None, parameters=parameters, knobs=knobs)

@@ -22,6 +22,13 @@ _MEANINGS = {
 }
 
 
+JSON_OR_STREAM: dict[str, Any] = {
+    "application/json": {"schema": {"type": "object"}},
+    "text/event-stream": {},
+}
+"""What an endpoint answers whose caller chooses, for its documentation."""
+
+
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What an endpoint may answer instead, for its documentation. One that asks for a key may miss a scope of it, or be
     over its limits."""

@@ -20,7 +20,7 @@ from api.keys import Maker
 from api.openai.live import CLIENT_CLOSED_REQUEST, Call, begin, merged, unless_gone
 from api.openai.mapping import Asked, read_chat, read_completion
 from api.openai.replies import DONE, Chunks, Kind, error_frame, whole
-from api.routes import refusals
+from api.routes import JSON_OR_STREAM, refusals
 from api.routes.jobs import body_after_key
 from api.routes.streams import EventStream
 from api.services import Services, services
@@ -41,7 +41,12 @@ def _described(schema: str, kind: str) -> dict[str, Any]:
             "required": True,
             "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
         },
-        "responses": {"200": {"description": f"OpenAI's `{kind}`; with `stream`, server-sent events of its chunks."}},
+        "responses": {
+            "200": {
+                "description": f"OpenAI's `{kind}`; with `stream`, server-sent events of its chunks.",
+                "content": JSON_OR_STREAM,
+            }
+        },
     }
 
 

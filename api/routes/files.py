@@ -65,7 +65,7 @@ _UPLOAD_BODY: dict[str, Any] = {
     "/v1/files",
     response_model=FileObject,
     summary="Upload a file",
-    responses=refusals(400, 401, 409, 413, 415, 503),
+    responses=refusals(400, 401, 404, 409, 413, 415, 503),
     openapi_extra=_UPLOAD_BODY,
 )
 async def upload(parts: Parts, maker: Maker, caller: Calling, request: Request, response: Response) -> FileObject:

@@ -35,7 +35,7 @@ from api.openai.responses import (
     response_object,
 )
 from api.reading import check_id
-from api.routes import refusals
+from api.routes import JSON_OR_STREAM, refusals
 from api.routes.jobs import body_after_key
 from api.routes.streams import EventStream
 from api.services import Services, services
@@ -54,7 +54,9 @@ _DOCUMENTED: dict[str, Any] = {
         "required": True,
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ResponseRequest"}}},
     },
-    "responses": {"200": {"description": "OpenAI's `response`; with `stream`, server-sent events."}},
+    "responses": {
+        "200": {"description": "OpenAI's `response`; with `stream`, server-sent events.", "content": JSON_OR_STREAM}
+    },
 }
 
 
@@ -125,7 +127,11 @@ def _generation(parts: Services, job: Job) -> Generation | None:
     return parts.store.get_generation(job.id) if job.state in ENDED else None
 
 
-@router.get("/v1/responses/{response_id}", summary="Read or follow a response", responses=refusals(400, 401, 404, 503))
+@router.get(
+    "/v1/responses/{response_id}",
+    summary="Read or follow a response",
+    responses={200: {"content": JSON_OR_STREAM}, **refusals(400, 401, 404, 503)},
+)
 async def retrieve(
     parts: Parts,
     owner: Owner,

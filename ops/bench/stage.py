@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -40,9 +41,10 @@ LOOK_SECONDS = 0.05
 class Stage:
     """`settings` are those of every role. `url` is the API's."""
 
-    def __init__(self, home: Path, *, postgres: bool, slots: int = 16) -> None:
+    def __init__(self, home: Path, *, postgres: bool, slots: int = 16, **more: object) -> None:
         port = choose_port("127.0.0.1", 0, "the API's port")
-        self.settings = Settings(home=home, model="demo", port=port, slots=slots)
+        self.settings = Settings.model_validate({"home": home, "model": "demo", "port": port, "slots": slots, **more})
+        self._more = more
         self.url = f"http://127.0.0.1:{port}"
         self._postgres = postgres
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -64,6 +66,18 @@ class Stage:
         """Start roles: `api`, `dispatcher`, `worker`."""
         for name in names:
             self._spawn(name, role_command(name, self.settings))
+        self._wait(*names)
+
+    def start_instant_worker(self) -> None:
+        """Start a worker whose engine answers at once, in the place of a real one."""
+        self._spawn("worker", [sys.executable, "-m", "ops.bench.instant_worker"])
+        self._wait("worker")
+
+    def is_running(self, name: str) -> bool:
+        """Whether a role that was started has not ended."""
+        return self._processes[name].poll() is None
+
+    def _wait(self, *names: str) -> None:
         if "api" in names:
             wait_for("the API", lambda: httpx.get(f"{self.url}/health/live").is_success)
         if "worker" in names:
@@ -111,15 +125,15 @@ class Stage:
             del os.environ[name]
         fields = ("home", "model", "port", "slots", "database_url")
         given = {name: getattr(self.settings, name) for name in fields}
-        return child_environment(self.settings, {**given, "context_tokens": CONTEXT_TOKENS})
+        return child_environment(self.settings, {**given, "context_tokens": CONTEXT_TOKENS, **self._more})
 
 
 @contextmanager
-def staged(*, postgres: bool = False, slots: int = 16) -> Iterator[Stage]:
-    """A stage with its stores up, in a folder that goes with it."""
+def staged(*, postgres: bool = False, slots: int = 16, **more: object) -> Iterator[Stage]:
+    """A stage with its stores up, in a folder that goes with it; `more` are settings."""
     with (
         tempfile.TemporaryDirectory(prefix="ps-", ignore_cleanup_errors=True) as home,
-        Stage(Path(home), postgres=postgres, slots=slots) as stage,
+        Stage(Path(home), postgres=postgres, slots=slots, **more) as stage,
     ):
         yield stage
 

@@ -213,6 +213,22 @@ def outcome(read: Callable[[str, dict[str, Any]], Draft], model: ServedModel, ur
     return fitted.parameters, fitted.seed, fitted.token_ids, fitted.draft.messages, fitted.draft.prompt
 
 
+def test_what_is_remembered_of_bodies_stays_small(model: ServedModel) -> None:
+    """A format of plain text may bring a schema that nobody reads, of any size."""
+    reads: list[str] = []
+
+    def counted(url: str, body: dict[str, Any]) -> Draft:
+        reads.append(url)
+        return read_body(url, body)
+
+    familiar = FamiliarBodies(counted)
+    for size in (10, 100_000):
+        unread = {"type": "text", "json_schema": {"x": "y" * size}}
+        for _ in range(2):
+            familiar.draft("/v1/jobs", {"prompt": "Ice", "response_format": unread})
+    assert len(reads) == 3  # the small one is known the second time
+
+
 def test_lines_keep_their_order(model: ServedModel) -> None:
     found = check(jsonl([job_line(str(n)) for n in range(1500)]), model)
     assert [line.custom_id for line in found] == [str(n) for n in range(1500)]

@@ -94,6 +94,7 @@ def test_the_operator_may_allow_addresses_inside() -> None:
         ("http://8.8.8.8\r\nX: y/", "invalid_value"),
         ("http://user:word@8.8.8.8/", "invalid_value"),
         ("http://8.8.8.8/#part", "invalid_value"),
+        ("https://xn--a.example/", "invalid_value"),
         ("http://8.8.8.8/" + "a" * 2048, "invalid_value"),
     ],
 )

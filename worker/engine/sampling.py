@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from worker.engine.generation import Sampling, TokenLogprob
 
-SAMPLER_CHAIN = "bias,penalty,grammar,top_k,top_p,min_p,temperature,draw/2"
+SAMPLER_CHAIN = "bias,penalty,grammar/2,top_k,top_p,min_p,temperature,draw/2"
 """Order of the sampling steps; its number goes up when a step's arithmetic changes, since replays depend on it."""
 
 _SPAN = 128

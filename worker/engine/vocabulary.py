@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import json
 import re
 import secrets
 import tempfile
@@ -22,9 +21,9 @@ import jinja2
 import llama_cpp
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from llama_cpp import llama_grammar
 
 from worker.engine.generation import Prompt
+from worker.engine.schemas import grammar_of
 
 _NORMAL_BREAK = "\n"
 _ROLES = ("system", "user", "assistant")
@@ -127,11 +126,12 @@ class Vocabulary:
         return token in self._ends
 
     def grammar(self, schema: Mapping[str, Any]) -> str:
-        """The GBNF grammar of a JSON schema, its root named `root`. Raises ValueError where llama.cpp has none."""
-        try:
-            text = str(llama_grammar.json_schema_to_gbnf(json.dumps(schema)))
-        except Exception as error:  # the converter raises whatever the schema trips it over
-            raise ValueError(f"this JSON schema cannot be turned into a grammar: {error}") from error
+        """The GBNF grammar of a JSON schema, its root named `root`.
+
+        Raises ValueError, whose text repeats nothing of the schema, for one that is wrong, not served, or more than
+        llama.cpp can follow in good time (`worker.engine.schemas`).
+        """
+        text = grammar_of(schema)
         self.check_grammar(text)
         return text
 
