@@ -5,7 +5,7 @@ UV ?= uv
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test docs bench fuzz demo-model lint lock clean
+.PHONY: setup demo test docs bench fuzz demo-model lint lock audit-deps sbom clean
 
 setup: $(READY)
 
@@ -48,6 +48,14 @@ lint: $(READY)
 lock:
 	$(UV) pip compile pyproject.toml --universal --python-version 3.11 --extra all --extra dev \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
+
+# Asks PyPI's advisory service about every locked package; says so, and goes on, where that cannot be reached.
+audit-deps: $(READY)
+	$(BIN)/python -m ops.supply.audit
+
+# The locked packages as a CycloneDX bill of materials. The same lock gives the same bytes.
+sbom: $(READY)
+	$(BIN)/python -m ops.supply.sbom sbom.cdx.json
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

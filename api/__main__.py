@@ -1,4 +1,7 @@
-"""`python -m api`: the API role as a process. Exit status 2: the settings are wrong; 3: it could not listen."""
+"""`python -m api`: the API role as a process. Exit status 2: the settings are wrong; 3: it could not listen.
+
+`python -m api check` says only whether it may listen where the settings want it to.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import sys
 
 from pydantic import ValidationError
 
-from api.server import Server, UnsafeBinding, check_binding
+from api.binding import UnsafeBinding, check_binding
+from api.server import Server
 from jobs.logs import configure_logs
 from jobs.settings import Settings
 from jobs.tracing import TracingUnavailable, start_tracing
@@ -15,7 +19,7 @@ EXIT_SETTINGS = 2
 EXIT_STARTUP = 3
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     try:
         settings = Settings()
         check_binding(settings)
@@ -23,6 +27,8 @@ def main() -> int:
         return _complain(str(error))
     except ValidationError as error:
         return _complain("\n".join(_wrong_settings(error)))
+    if (sys.argv[1:] if arguments is None else arguments) == ["check"]:
+        return 0
     configure_logs(settings.log_level, settings.log_format)
     try:
         stop_tracing = start_tracing(settings, "api")

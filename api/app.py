@@ -13,6 +13,7 @@ from api.access import Access
 from api.crowd import Crowd
 from api.limits import BodyLimit
 from api.metering import Meter, Metering
+from api.rates import LimitHeaders
 from api.routes import (
     batches,
     completions,
@@ -79,7 +80,8 @@ def create_app(settings: Settings) -> FastAPI:
     docs.install(app)
     page.install(app)
     # The last added is the outermost.
-    app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes, grace_seconds=settings.body_grace_seconds)
+    app.add_middleware(LimitHeaders)
     app.add_middleware(Crowd, max_requests=settings.max_requests, max_body_bytes=settings.max_held_bytes)
     app.add_middleware(errors.LastResort)
     app.add_middleware(Access)

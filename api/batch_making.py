@@ -15,6 +15,7 @@ from api.contents import Span, read_span
 from api.errors import Refusal
 from api.idempotency import CallTerms
 from api.intake.checked_lines import CheckedLines
+from api.key_ring import Identity
 from api.models import ServedModel
 from api.reading import check_id
 from api.services import Services
@@ -54,16 +55,16 @@ def read_request(body: dict[str, Any], settings: Settings) -> NewBatch:
     )
 
 
-def make_batch(parts: Services, new: NewBatch, owner: str | None, terms: CallTerms) -> tuple[Batch, bool]:
+def make_batch(parts: Services, new: NewBatch, maker: Identity, terms: CallTerms) -> tuple[Batch, bool]:
     """Make the batch; True: an earlier call had made it.
 
     Raises InvalidRequest, NotFound, IdempotencyConflict, ModelUnknown, StorageUnavailable.
     """
-    file = _input_file(parts.store, new.input_file_id, owner)
+    file = _input_file(parts.store, new.input_file_id, maker.sees)
     model = parts.catalog.served()
     if file.checked_model != model.fingerprint:
         check_again(parts, file, model)
-    batch, replayed = parts.store.create_batch(new, owner=owner or "", **terms)
+    batch, replayed = parts.store.create_batch(new, owner=maker.owner, quota=maker.quota, **terms)
     if batch.failed_at is not None and not replayed:
         parts.store.fail_batch(batch.id, [*(batch.errors or ()), *_faults(parts, file.id, new.endpoint)])
     return batch, replayed
@@ -96,6 +97,7 @@ def check_again(parts: Services, file: File, model: ServedModel) -> None:
         num_lines=tally.num_lines,
         num_invalid=tally.num_invalid,
         urls=tally.urls,
+        tokens=tally.tokens,
     )
 
 

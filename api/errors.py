@@ -23,6 +23,7 @@ from api.faults import first_fault
 from jobs.errors import (
     IdempotencyConflict,
     InvalidRequest,
+    LimitExceeded,
     ModelUnknown,
     NotFound,
     PenstockError,
@@ -39,7 +40,8 @@ RETRY_AFTER_SECONDS = 2
 
 
 class Refusal(Exception):
-    """A refusal that is a matter of HTTP alone: it carries its whole answer."""
+    """A refusal that is a matter of HTTP alone: it carries its whole answer. `kind` is the `type` on the wire, where
+    it is not the usual one of its status."""
 
     def __init__(
         self,
@@ -49,13 +51,15 @@ class Refusal(Exception):
         code: str,
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
+        kind: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.status = status
+        self.status = int(status)
         self.message = message
         self.code = code
         self.param = param
         self.headers = dict(headers or {})
+        self.kind = kind
 
 
 def body_too_large(limit_bytes: int) -> Refusal:
@@ -82,9 +86,13 @@ def error_body(message: str, *, type: str, param: str | None, code: str) -> dict
 def answer_for(error: Exception) -> JSONResponse:
     """The answer to any error."""
     told = error if isinstance(error, Refusal) else _refusal_of(error)
-    kind = INVALID if told.status < HTTPStatus.INTERNAL_SERVER_ERROR else SERVER
+    kind = told.kind or _kind_of(told)
     body = error_body(told.message, type=kind, param=told.param, code=told.code)
     return JSONResponse(body, status_code=told.status, headers=told.headers)
+
+
+def _kind_of(told: Refusal) -> str:
+    return INVALID if told.status < HTTPStatus.INTERNAL_SERVER_ERROR else SERVER
 
 
 def _refusal_of(error: Exception) -> Refusal:
@@ -93,6 +101,8 @@ def _refusal_of(error: Exception) -> Refusal:
             told = Refusal(400, error.message, code=error.code, param=error.param)
         case NotFound():
             told = Refusal(404, str(error), code=error.code, param="id")
+        case LimitExceeded():
+            told = _too_much(error)
         case IdempotencyConflict():
             # OpenAI's client repeats a 409 by itself unless told otherwise.
             headers = {"x-should-retry": "false"}
@@ -108,6 +118,18 @@ def _refusal_of(error: Exception) -> Refusal:
         case _:
             told = Refusal(500, "Something went wrong here; it has been logged.", code="internal_error")
     return told
+
+
+def _too_much(error: LimitExceeded) -> Refusal:
+    headers = {"Retry-After": str(error.retry_after_seconds)}
+    kind = "batches"
+    if error.limit == "queued_tokens":
+        kind = "tokens"
+        headers["x-ratelimit-limit-tokens"] = str(error.allowed)
+        headers["x-ratelimit-remaining-tokens"] = str(max(0, error.allowed - error.held))
+    if not error.retryable:
+        headers["x-should-retry"] = "false"
+    return Refusal(429, str(error), code=error.code, param=error.limit, headers=headers, kind=kind)
 
 
 def _later(message: str, error: PenstockError, *, param: str | None = None) -> Refusal:

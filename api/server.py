@@ -1,4 +1,4 @@
-"""The HTTP server around the application: where it may listen, and how it stops."""
+"""The HTTP server around the application: how it listens, how long it waits for a caller, and how it stops."""
 
 from __future__ import annotations
 
@@ -14,28 +14,14 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.connections import bounded_protocol
 from api.services import Services
-from jobs.binding import is_loopback
 from jobs.settings import Settings
 
 log = structlog.get_logger("penstock.api")
 
 DRAIN_SECONDS = 10
 """Requests that are under way get so long to end; streams are told at once."""
-
-
-class UnsafeBinding(Exception):
-    """The server would be open to the network with no key asked for."""
-
-
-def check_binding(settings: Settings) -> None:
-    """Raise UnsafeBinding for an address beyond loopback without API keys."""
-    if settings.api_keys or is_loopback(settings.host):
-        return
-    raise UnsafeBinding(
-        f"PENSTOCK_HOST is {settings.host}, which other machines can reach, and no API key is set: anybody could read "
-        "every job. Set PENSTOCK_API_KEYS, or leave PENSTOCK_HOST at 127.0.0.1."
-    )
 
 
 class Server(uvicorn.Server):
@@ -52,6 +38,8 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=DRAIN_SECONDS,
+                http=bounded_protocol(settings),
+                ws="none",
             )
         )
 

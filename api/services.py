@@ -11,7 +11,9 @@ from redis.asyncio import Redis as AsyncRedis
 
 from api.announcing import Announcer
 from api.batch_watching import BatchWatches
+from api.key_ring import KeyRing
 from api.models import Catalog
+from api.rates import Buckets
 from jobs.database import open_engine
 from jobs.events import EventReader, EventWriter, open_async_redis, open_redis
 from jobs.files import Vault
@@ -33,6 +35,8 @@ class Services:
     reader: EventReader
     vault: Vault
     watches: BatchWatches
+    keys: KeyRing
+    buckets: Buckets
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod
@@ -53,6 +57,8 @@ class Services:
             reader=EventReader(async_client),
             vault=vault,
             watches=BatchWatches(store),
+            keys=KeyRing(store, settings),
+            buckets=Buckets(client),
         )
 
     async def close(self) -> None:

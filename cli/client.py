@@ -170,7 +170,8 @@ class Client:
                 self.pause(backoff_seconds(failures))
                 continue
             self.has_answered = True
-            if reply.status_code not in PATIENCE_STATUSES or failures >= MAX_TRIES:
+            hopeless = reply.headers.get("x-should-retry") == "false"
+            if reply.status_code not in PATIENCE_STATUSES or failures >= MAX_TRIES or hopeless:
                 raise_for_error(reply)
                 return reply
             self.pause(asked_pause_seconds(reply) or backoff_seconds(failures))

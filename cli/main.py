@@ -12,6 +12,7 @@ from cli import job_commands, replay_commands, role_commands
 from cli.batch_commands import batch_app
 from cli.errors import CliError
 from cli.file_commands import file_app
+from cli.key_commands import keys_app
 from cli.webhook_commands import webhook_app
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ app.command(rich_help_panel=ROLES)(role_commands.api)
 app.command(rich_help_panel=ROLES)(role_commands.worker)
 app.command(rich_help_panel=ROLES)(role_commands.dispatcher)
 app.command(rich_help_panel=ROLES)(role_commands.flower)
+app.add_typer(keys_app, name="keys", rich_help_panel=LOOK)
 app.command(rich_help_panel=LOOK)(role_commands.audit)
 app.command(rich_help_panel=LOOK)(role_commands.backup)
 app.command(rich_help_panel=LOOK)(role_commands.restore)

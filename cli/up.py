@@ -41,6 +41,7 @@ from jobs.settings import Settings
 
 DRAIN_MARGIN_SECONDS = 10.0
 LOOK_SECONDS = 0.1
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 WORKER_WAVE, ROLE_WAVE, STORE_WAVE = 0, 1, 2
 
 
@@ -124,12 +125,21 @@ class System:
 
     def _start(self) -> None:
         self._say(f"Penstock starts in {self.home}")
+        if not self.options.postgres:
+            self._check_binding()
         self._pull_model()
         self._start_stores()
         self._step("migrate", "the database cannot be prepared")
+        if self.options.postgres:  # only now can it be asked for a key
+            self._check_binding()
         self._show_addresses()
         for role in self._roles():
             self.supervisor.start(role)
+
+    def _check_binding(self) -> None:
+        """Before anything is fetched: an address that others reach needs a key."""
+        if self.settings.host not in LOOPBACK and not self.settings.api_keys:
+            self._step("may_listen", "the API may not listen there")
 
     def _pull_model(self) -> None:
         """Have the model's file before anything starts. Its progress and its errors go straight to the screen."""

@@ -4,6 +4,7 @@
     ├── InvalidRequest          bad input; names the field and the limit         (never retry)
     ├── NotFound                no such object, or not yours                     (never retry)
     ├── IdempotencyConflict     the key was used with another body               (never retry)
+    ├── LimitExceeded           an owner has as much open as it may              (retry helps, unless alone)
     ├── LeaseLost               the attempt no longer holds its job              (never retry)
     ├── QueueUnavailable        Redis cannot be reached or is full               (retry helps)
     ├── StoreUnavailable        the database cannot be reached, or is full       (retry helps)
@@ -53,6 +54,25 @@ class IdempotencyConflict(PenstockError):
     def __init__(self, key: str) -> None:
         super().__init__(f"The idempotency key {key!r} was already used with a different request body.")
         self.key = key
+
+
+class LimitExceeded(PenstockError):
+    """`limit` names what an API key may not go beyond, `allowed` is its number, `held` what is open already and
+    `asked` what this call would add. A call that is over it alone can never succeed; another may, later.
+    """
+
+    code = "rate_limit_exceeded"
+
+    def __init__(self, limit: str, *, allowed: int, held: int, asked: int, retry_after_seconds: int) -> None:
+        alone = " This request is over it by itself." if asked > allowed else ""
+        super().__init__(
+            f"{limit}: the limit of this API key is {allowed}; {held} are open and this request adds {asked}.{alone}"
+        )
+        self.limit = limit
+        self.allowed = allowed
+        self.held = held
+        self.retryable = asked <= allowed
+        self.retry_after_seconds = retry_after_seconds
 
 
 class LeaseLost(PenstockError):

@@ -245,6 +245,8 @@ class NewFile:
     num_invalid: int = 0
     urls: Mapping[str, int] = field(default_factory=dict)
     """How many valid lines each `url` has."""
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    """Prompt tokens and `max_tokens` of the valid lines of each `url`."""
     checked_object: str | None = None
     checked_model: str | None = None
     expires_at_seconds: float | None = None

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     )
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Keys that callers send as bearer tokens, with commas between them. None: no key is asked for.",
+        description="Keys that callers send as bearer tokens, with commas between; `penstock keys` makes others.",
     )
     max_body_bytes: Annotated[int, Field(ge=1024)] = Field(
         default=8 * 1024 * 1024, description="Largest body of a request; uploads of files have a limit of their own."
@@ -56,6 +56,31 @@ class Settings(BaseSettings):
     )
     max_jobs_per_request: Annotated[int, Field(ge=1)] = Field(
         default=1000, description="Jobs in one `POST /v1/jobs`. More of them are a file."
+    )
+    key_requests_per_minute: Annotated[int | None, Field(ge=1)] = Field(
+        default=None, description="Limit of an API key that has none of its own; none: no limit. So the next three."
+    )
+    key_queued_tokens: Annotated[int | None, Field(ge=1)] = Field(
+        default=None, description="Prompt tokens and max_tokens of all that an owner has queued or running."
+    )
+    key_open_batches: Annotated[int | None, Field(ge=1)] = Field(
+        default=None, description="Batches that an owner has open at a time."
+    )
+    key_batch_lines: Annotated[int | None, Field(ge=1)] = Field(default=None, description="Lines of one batch.")
+    key_cache_seconds: Annotated[float, Field(ge=0, le=60)] = Field(
+        default=2.0, description="So long a process of the API goes on without asking the database for a key again."
+    )
+    trusted_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Names under which a proxy on this machine serves an API that asks for no key."
+    )
+    header_seconds: Annotated[float, Field(gt=0)] = Field(
+        default=10.0, description="A request's headers must have come within so long."
+    )
+    body_grace_seconds: Annotated[float, Field(gt=0)] = Field(
+        default=30.0, description="So long a request's body may keep the API waiting, and a second more a KiB of it."
+    )
+    stalled_reader_seconds: Annotated[float, Field(gt=0)] = Field(
+        default=60.0, description="A caller that takes nothing of its reply for so long is cut off."
     )
     silent_retry_seconds: Annotated[float, Field(ge=0)] = Field(
         default=600.0, description="So long a client's own retry of a create is recognised by its identical body."
@@ -217,7 +242,7 @@ class Settings(BaseSettings):
     def _split_parts(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "trusted_hosts", mode="before")
     @classmethod
     def _split_keys(cls, value: object) -> object:
         """By commas or, as a file of them has it, by lines."""

@@ -117,6 +117,9 @@ class Batch(Base):
     num_ends: Mapped[int] = mapped_column(default=0, doc="The newest `end_number`; never goes back.")
     num_prompt_tokens: Mapped[int] = mapped_column(BigInteger, default=0, doc="Of the lines that have ended.")
     num_completion_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
+    num_tokens_asked: Mapped[int] = mapped_column(
+        BigInteger, default=0, doc="Prompt tokens and `max_tokens` of all its lines that can run."
+    )
 
     output_file_id: Mapped[str | None] = mapped_column(Id)
     error_file_id: Mapped[str | None] = mapped_column(Id)
@@ -135,6 +138,8 @@ class Batch(Base):
         CheckConstraint("weight > 0", "weight"),
         CheckConstraint("output_order IN ('completion', 'input')", "output_order"),
         Index("ix_batches_open", "id", **_where("ended_at IS NULL")),
+        # What an owner has open: counted before it gets more.
+        Index("ix_batches_owner_open", "owner", "id", **_where("ended_at IS NULL")),
         # What the clerk has to do: lines to take in, files to write or to finish.
         Index(
             "ix_batches_unfinished",
@@ -180,6 +185,9 @@ class File(Base):
     num_lines: Mapped[int] = mapped_column(default=0, doc="Lines that are not blank; of a checked input, all.")
     num_invalid: Mapped[int] = mapped_column(default=0, doc="Of them, those that can never run.")
     urls: Mapped[dict[str, int]] = mapped_column(JSON, default=dict, doc="Valid lines by their `url`.")
+    tokens: Mapped[dict[str, int]] = mapped_column(
+        JSON, default=dict, doc="Prompt tokens and `max_tokens` of the valid lines, by their `url`."
+    )
     checked_object: Mapped[str | None] = mapped_column(String(255), doc="Where the checked lines are stored.")
     checked_model: Mapped[str | None] = mapped_column(String(64), doc="SHA-256 of the model they were checked for.")
 
@@ -333,6 +341,8 @@ class Job(Base):
             **_where("end_number IS NOT NULL"),
         ),
         Index("ix_jobs_owner", "owner", "id"),
+        # An owner's open jobs outside of batches. No line of a batch is ever in it.
+        Index("ix_jobs_owner_loose", "owner", "id", **_where("batch_id IS NULL AND ended_at IS NULL")),
         Index("ix_jobs_state", "state", "id"),
     )
 
@@ -454,6 +464,31 @@ class IdempotencyKey(Base):
     created_at: Mapped[datetime] = mapped_column(Instant)
 
     __table_args__ = (Index("ix_idempotency_keys_created_at", "created_at"),)
+
+
+class ApiKey(Base):
+    """Who may call. The key itself is shown once, when it is made, and stored nowhere.
+
+    A key that was revoked or is over keeps its row: it shows who had one, and that keys are asked for here.
+    """
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    hint: Mapped[str] = mapped_column(String(16), doc="How the key begins: finds it, and may be shown.")
+    sha256: Mapped[str] = mapped_column(String(64), doc="Of the whole key.")
+    name: Mapped[str] = mapped_column(String(128))
+    owner: Mapped[str] = mapped_column(String(64), doc="Whose objects it makes and sees; keys may share one.")
+    scopes: Mapped[list[str]] = mapped_column(JSON)
+    requests_per_minute: Mapped[int | None]
+    queued_tokens: Mapped[int | None] = mapped_column(doc="This and the next two: see `jobs.keys.Quota`.")
+    open_batches: Mapped[int | None]
+    batch_lines: Mapped[int | None]
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    expires_at: Mapped[datetime | None] = mapped_column(Instant)
+    revoked_at: Mapped[datetime | None] = mapped_column(Instant)
+
+    __table_args__ = (UniqueConstraint("hint"),)
 
 
 class Office(Base):

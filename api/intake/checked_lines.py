@@ -23,11 +23,13 @@ from jobs.settings import Settings
 
 @dataclass(slots=True)
 class Tally:
-    """What the lines of a file come to. `urls`: how many that can run each has."""
+    """What the lines of a file come to. `urls`: how many that can run each has, `tokens`: how many tokens they ask
+    for, prompt and completion."""
 
     num_lines: int = 0
     num_invalid: int = 0
     urls: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
 
 
 class CheckedLines:
@@ -69,6 +71,7 @@ class CheckedLines:
             reason = f"custom_id: line {first} has the same one."
             return self._refused(BadLine(line.number, line.custom_id, "duplicate_custom_id", reason, "custom_id"))
         self._tally.urls[line.url] += 1
+        self._tally.tokens[line.url] += line.job["num_prompt_tokens"] + line.job["parameters"]["max_tokens"]
         order = self._groups.order(line.prefix, line.number)
         return dump_valid(line.number, line.custom_id, line.url, line.job, order)
 

@@ -76,6 +76,7 @@ class Upload:
             num_lines=tally.num_lines,
             num_invalid=tally.num_invalid,
             urls=dict(tally.urls),
+            tokens=dict(tally.tokens),
             checked_object=self._names[1],
             checked_model=self._model.fingerprint,
             expires_at_seconds=expires_at_seconds,

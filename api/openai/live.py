@@ -19,6 +19,7 @@ from starlette.requests import Request
 from api.errors import Refusal
 from api.fitting import fit
 from api.idempotency import CallTerms
+from api.key_ring import Identity
 from api.openai.mapping import Asked
 from api.services import Services
 from api.streaming import Broken, Ended, JobStream, Position, Told
@@ -118,7 +119,7 @@ class Call:
 
 def begin(
     parts: Services,
-    owner: str | None,
+    maker: Identity,
     asked: Asked,
     *,
     keep: bool,
@@ -133,10 +134,10 @@ def begin(
         job = replace(fitted.new_job(Priority.INTERACTIVE), origin=origin)
         jobs += with_choices(job, fitted.seed, asked.num_choices)
     named: Mapping[str, Any] = terms or {}
-    made = parts.store.submit(jobs, owner=owner or "", **named)
+    made = parts.store.submit(jobs, owner=maker.owner, quota=maker.quota, **named)
     if not made.replayed:
         parts.announcer.queued(made.ids, 0)
-    return Call(parts, owner, made.ids, keep)
+    return Call(parts, maker.sees, made.ids, keep)
 
 
 def with_choices(job: NewJob, seed: int | None, num_choices: int) -> list[NewJob]:

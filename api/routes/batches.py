@@ -12,7 +12,7 @@ from api.batch_making import make_batch, read_request
 from api.batch_streaming import batch_frames, parse_cursor
 from api.body import fingerprint, parse_object
 from api.idempotency import Calling, note_replay
-from api.keys import Owner
+from api.keys import Maker, Owner
 from api.reading import check_id, cursor_of, poll_batch, read_batch, read_batches
 from api.routes import note_poll, refusals
 from api.routes.jobs import body_after_key
@@ -61,7 +61,7 @@ Connect again with `Last-Event-ID`, or `?after=` the last line's `id`: no line i
 )
 def create(  # noqa: PLR0917 -- FastAPI passes them by name
     parts: Parts,
-    owner: Owner,
+    maker: Maker,
     caller: Calling,
     raw: Annotated[bytes, Depends(body_after_key)],
     response: Response,
@@ -70,11 +70,11 @@ def create(  # noqa: PLR0917 -- FastAPI passes them by name
     """The batch is stored when this answers; its lines follow, and the first of them run while others still come."""
     body = parse_object(raw)
     new = read_request(body, parts.settings)
-    batch, replayed = make_batch(parts, new, owner, caller.terms(fingerprint(body)))
+    batch, replayed = make_batch(parts, new, maker, caller.terms(fingerprint(body)))
     note_replay(response, replayed)
     if not replayed:
         after_reply.add_task(parts.announcer.queued, [], batch.num_total)
-    return read_batch(parts.store, batch.id, owner)
+    return read_batch(parts.store, batch.id, maker.sees)
 
 
 class ListQuery(BaseModel):
@@ -125,13 +125,13 @@ def cancel(parts: Parts, owner: Owner, batch_id: str, after_reply: BackgroundTas
     summary="Run the failed lines of a batch again",
     responses=refusals(400, 401, 404, 503),
 )
-def retry(parts: Parts, owner: Owner, batch_id: str, after_reply: BackgroundTasks) -> RetriedBatch:
+def retry(parts: Parts, maker: Maker, batch_id: str, after_reply: BackgroundTasks) -> RetriedBatch:
     """Lines that failed or expired are queued again, with a whole budget and a new window; those that can never run
     stay as they are. The output file goes on, the error file starts anew. Calling again does no harm: what is queued
     already is left alone."""
-    num_retried = parts.store.retry_batch(check_id("batch", batch_id), owner)
+    num_retried = parts.store.retry_batch(check_id("batch", batch_id), maker.sees, quota=maker.quota)
     after_reply.add_task(parts.announcer.queued, [], num_retried)
-    return RetriedBatch(**read_batch(parts.store, batch_id, owner).model_dump(), num_retried=num_retried)
+    return RetriedBatch(**read_batch(parts.store, batch_id, maker.sees).model_dump(), num_retried=num_retried)
 
 
 def start_cursor(

@@ -15,7 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from api.body import fingerprint, parse_object
 from api.errors import Refusal
 from api.idempotency import Caller, Calling
-from api.keys import Owner
+from api.key_ring import Identity
+from api.keys import Maker
 from api.openai.live import CLIENT_CLOSED_REQUEST, Call, begin, merged, unless_gone
 from api.openai.mapping import Asked, read_chat, read_completion
 from api.openai.replies import DONE, Chunks, Kind, error_frame, whole
@@ -58,13 +59,13 @@ def _described(schema: str, kind: str) -> dict[str, Any]:
 async def chat(
     request: Request,
     parts: Annotated[Services, Depends(services)],
-    owner: Owner,
+    maker: Maker,
     caller: Calling,
     raw: Annotated[bytes, Depends(body_after_key)],
 ) -> Response:
     """The answer when it is whole, or with `stream` as it is made. It is a job like any other (`penstock.job_ids`):
     stored with its seed, and replayable. A caller that leaves cancels it, unless it sent `store: true`."""
-    return await _complete("chat", request, parts, owner, caller, raw)
+    return await _complete("chat", request, parts, maker, caller, raw)
 
 
 @router.post(
@@ -76,18 +77,18 @@ async def chat(
 async def completion(
     request: Request,
     parts: Annotated[Services, Depends(services)],
-    owner: Owner,
+    maker: Maker,
     caller: Calling,
     raw: Annotated[bytes, Depends(body_after_key)],
 ) -> Response:
     """As `/v1/chat/completions`, for a raw prompt whose control tokens are parsed."""
-    return await _complete("text", request, parts, owner, caller, raw)
+    return await _complete("text", request, parts, maker, caller, raw)
 
 
 async def _complete(  # noqa: PLR0917 -- the two endpoints hand on what they were given
-    kind: Kind, request: Request, parts: Services, owner: str | None, caller: Caller, raw: bytes
+    kind: Kind, request: Request, parts: Services, maker: Identity, caller: Caller, raw: bytes
 ) -> Response:
-    asked, call = await run_in_threadpool(_begun, kind, parts, owner, caller, raw)
+    asked, call = await run_in_threadpool(_begun, kind, parts, maker, caller, raw)
     headers = {**_HEADERS, "x-request-id": call.ids[0]}
     if asked.stream:
         return EventStream(_streamed(kind, asked, call), headers=headers)
@@ -97,13 +98,13 @@ async def _complete(  # noqa: PLR0917 -- the two endpoints hand on what they wer
     return JSONResponse(whole(kind, done, asked.num_choices), headers=headers)
 
 
-def _begun(kind: Kind, parts: Services, owner: str | None, caller: Caller, raw: bytes) -> tuple[Asked, Call]:
+def _begun(kind: Kind, parts: Services, maker: Identity, caller: Caller, raw: bytes) -> tuple[Asked, Call]:
     body = parse_object(raw)
     asked = _READERS[kind](body)
     keep = body.get("store") is True
     # Without a key, a client's own retry is a new call: the one before was cancelled when its connection was lost.
     terms = caller.terms(fingerprint(body)) if caller.key is not None or keep else None
-    return asked, begin(parts, owner, asked, keep=keep, terms=terms)
+    return asked, begin(parts, maker, asked, keep=keep, terms=terms)
 
 
 async def _streamed(kind: Kind, asked: Asked, call: Call) -> AsyncGenerator[bytes]:

@@ -17,7 +17,7 @@ from api.errors import Refusal
 from api.idempotency import Caller, Calling, note_replay
 from api.intake.form import boundary_of
 from api.intake.upload import Upload, file_too_large, upload_fingerprint
-from api.keys import Owner
+from api.keys import Maker, Owner
 from api.reading import check_id, cursor_of
 from api.routes import refusals
 from api.services import Services, services
@@ -68,7 +68,7 @@ _UPLOAD_BODY: dict[str, Any] = {
     responses=refusals(400, 401, 404, 409, 413, 415, 503),
     openapi_extra=_UPLOAD_BODY,
 )
-async def upload(parts: Parts, owner: Owner, caller: Calling, request: Request, response: Response) -> FileObject:
+async def upload(parts: Parts, maker: Maker, caller: Calling, request: Request, response: Response) -> FileObject:
     """Upload the lines of a batch. Each is checked while it arrives; one that cannot run is counted in `lines` and
     ends in the batch's error file, the others run.
 
@@ -77,12 +77,12 @@ async def upload(parts: Parts, owner: Owner, caller: Calling, request: Request, 
     _check_announced(request, parts.settings)
     model = await run_in_threadpool(parts.catalog.served)
     taken = Upload(boundary, vault=parts.vault, model=model, settings=parts.settings)
-    filed = await _received(request, taken, parts, owner, caller)
+    filed = await _received(request, taken, parts, maker.owner, caller)
     note_replay(response, filed.replayed)
-    return file_object(await run_in_threadpool(parts.store.get_file, filed.id, owner))
+    return file_object(await run_in_threadpool(parts.store.get_file, filed.id, maker.owner))
 
 
-async def _received(request: Request, taken: Upload, parts: Services, owner: str | None, caller: Caller) -> Filed:
+async def _received(request: Request, taken: Upload, parts: Services, owner: str, caller: Caller) -> Filed:
     """Store the upload, or leave nothing behind."""
     try:
         async with aclosing(_pieces(request.stream())) as pieces:
@@ -99,7 +99,7 @@ async def _received(request: Request, taken: Upload, parts: Services, owner: str
     try:
         filed = await run_in_threadpool(
             lambda: parts.store.create_file(
-                new, owner=owner or "", file_id=taken.file_id, **caller.terms(upload_fingerprint(new))
+                new, owner=owner, file_id=taken.file_id, **caller.terms(upload_fingerprint(new))
             )
         )
     except (InvalidRequest, IdempotencyConflict):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.body import fingerprint, parse_object, read_body
 from api.checking import check_submission
 from api.idempotency import Calling, note_replay
-from api.keys import Owner
+from api.keys import Maker, Owner
 from api.reading import Wanted, accepted, check_id, poll_job, read_job, read_page
 from api.routes import note_poll, refusals
 from api.services import Services, services
@@ -73,7 +73,7 @@ async def body_after_key(_: Owner, request: Request) -> bytes:
 )
 def submit(  # noqa: PLR0917 -- FastAPI passes them by name
     parts: Parts,
-    owner: Owner,
+    maker: Maker,
     caller: Calling,
     raw: Annotated[bytes, Depends(body_after_key)],
     response: Response,
@@ -87,7 +87,8 @@ def submit(  # noqa: PLR0917 -- FastAPI passes them by name
     submission = check_submission(body, parts.catalog.served, max_jobs=parts.settings.max_jobs_per_request)
     done = parts.store.submit(
         submission.jobs,
-        owner=owner or "",
+        owner=maker.owner,
+        quota=maker.quota,
         batch_id=None if submission.batch_id is None else check_id("batch", submission.batch_id),
         new_batch=submission.many and submission.batch_id is None,
         batch_metadata=dict(submission.batch_metadata) or None,

@@ -1,8 +1,8 @@
 """/metrics, for Prometheus.
 
 It sums over every owner's jobs, so no owner's key opens it: where keys are asked for, so is the one of whoever scrapes
-(`PENSTOCK_METRICS_KEY`), which opens nothing else; without one it is closed. Without keys the API is on loopback only,
-and so is this. See `ops/decisions/0034-metrics-have-a-key-of-their-own.md`.
+(`PENSTOCK_METRICS_KEY`, which opens nothing else, or one with the scope `metrics`); without one it is closed. Without
+keys the API is on loopback only, and so is this. See `ops/decisions/0034-metrics-have-a-key-of-their-own.md`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from api.errors import Refusal
 from api.metering import Meter
 from api.services import Services, services
+from jobs.keys import KeyScope
 from jobs.metrics.serving import bears
 
 router = APIRouter(include_in_schema=False)
@@ -26,10 +27,14 @@ def may_scrape(parts: Annotated[Services, Depends(services)], authorization: Ann
     token = parts.settings.metrics_key
     if token and bears(authorization, token):
         return
-    if token or parts.settings.api_keys:
+    if token or parts.keys.asks:
+        identity = parts.keys.identify(authorization.removeprefix("Bearer "))
+        if identity is not None and identity.may(KeyScope.METRICS):
+            return
         raise Refusal(
             HTTPStatus.UNAUTHORIZED,
-            "Metrics need the key that PENSTOCK_METRICS_KEY holds: 'Authorization: Bearer KEY'.",
+            "Metrics need the key that PENSTOCK_METRICS_KEY holds, or one with the scope metrics: "
+            "'Authorization: Bearer KEY'.",
             code="invalid_metrics_key",
             headers={"WWW-Authenticate": "Bearer"},
         )

@@ -15,7 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from api.body import fingerprint, parse_object
 from api.errors import Refusal
 from api.idempotency import Caller, Calling
-from api.keys import Owner
+from api.key_ring import Identity
+from api.keys import Maker, Owner
 from api.openai.live import CLIENT_CLOSED_REQUEST, Call, begin, unless_gone
 from api.openai.mapping import Asked
 from api.openai.responses import (
@@ -68,13 +69,13 @@ _DOCUMENTED: dict[str, Any] = {
 async def create(
     request: Request,
     parts: Parts,
-    owner: Owner,
+    maker: Maker,
     caller: Calling,
     raw: Annotated[bytes, Depends(body_after_key)],
 ) -> Response:
     """With `background` the answer comes at once: poll it by its id, cancel it, or stream it from any event on. A
     response in the foreground goes on when its caller leaves, unless it was sent with `store: false`."""
-    asked, call = await run_in_threadpool(_begun, parts, owner, caller, raw)
+    asked, call = await run_in_threadpool(_begun, parts, maker, caller, raw)
     headers = {**_HEADERS, "x-request-id": call.ids[0]}
     if asked.stream:
         return EventStream(_streamed(call, -1), headers=headers)
@@ -82,17 +83,17 @@ async def create(
         ended = await unless_gone(request, call, asyncio.create_task(call.ended()))
         if ended is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return JSONResponse(await run_in_threadpool(_read, parts, owner, call.ids[0]), headers=headers)
+    return JSONResponse(await run_in_threadpool(_read, parts, maker.sees, call.ids[0]), headers=headers)
 
 
-def _begun(parts: Services, owner: str | None, caller: Caller, raw: bytes) -> tuple[AskedResponse, Call]:
+def _begun(parts: Services, maker: Identity, caller: Caller, raw: bytes) -> tuple[AskedResponse, Call]:
     body = parse_object(raw)
     asked = read_response(body)
     draft = asked.draft
     if asked.previous is not None:
-        draft = replace(draft, messages=after(asked, *_previous(parts, owner, asked.previous)))
+        draft = replace(draft, messages=after(asked, *_previous(parts, maker.sees, asked.previous)))
     terms = caller.terms(fingerprint(body)) if caller.key is not None or asked.keep else None
-    call = begin(parts, owner, Asked(draft, 1, asked.stream), keep=asked.keep, terms=terms, origin=asked.origin)
+    call = begin(parts, maker, Asked(draft, 1, asked.stream), keep=asked.keep, terms=terms, origin=asked.origin)
     return asked, call
 
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import contextlib
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query
 from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from api.keys import Owner
 from api.routes import refusals
 from api.services import Services, services
 from api.streaming import JobStream, Position
+from jobs.errors import StoreUnavailable
 
 router = APIRouter(tags=["jobs"])
 
+KEY_SECONDS = 5.0
+"""How often an open stream looks whether its API key still is one."""
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 _DESCRIPTION = """The job as it happens, as server-sent events:
@@ -32,18 +39,35 @@ that has ended is told from the database."""
 
 
 class EventStream(StreamingResponse):
-    """A stream whose generator is closed however the response ends, so that a client that leaves frees everything."""
+    """A stream whose generator is closed however the response ends, so that a client that leaves frees everything.
+    One whose API key has ended since is cut off within seconds: pings come, if nothing else does."""
 
     media_type = "text/event-stream"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pieces = self.body_iterator
+        still_known = scope.get("state", {}).get("still_known")
+        if still_known is not None:
+            self.body_iterator = _while_known(pieces, still_known)
         try:
             with scope["app"].state.meter.readers.track_inprogress():
                 await super().__call__(scope, receive, send)
         finally:
-            close = getattr(self.body_iterator, "aclose", None)
+            close = getattr(pieces, "aclose", None)
             if close is not None:
                 await close()
+
+
+async def _while_known(pieces: AsyncIterable[Any], still_known: Callable[[], bool]) -> AsyncIterator[Any]:
+    """The stream's pieces, until its key is found to have ended. An outage of the database is no such end."""
+    look_at = time.monotonic() + KEY_SECONDS
+    async for piece in pieces:
+        if time.monotonic() >= look_at:
+            with contextlib.suppress(StoreUnavailable):
+                if not await run_in_threadpool(still_known):
+                    return
+            look_at = time.monotonic() + KEY_SECONDS
+        yield piece
 
 
 def start_position(

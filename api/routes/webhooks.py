@@ -23,7 +23,7 @@ from api.hook_wire import (
     webhook_object,
 )
 from api.idempotency import Calling, note_replay
-from api.keys import Owner
+from api.keys import Maker, Owner
 from api.reading import check_id, cursor_of
 from api.routes import refusals
 from api.routes.jobs import body_after_key
@@ -70,7 +70,7 @@ Page = Annotated[PageQuery, Query()]
 )
 def create(
     parts: Parts,
-    owner: Owner,
+    maker: Maker,
     caller: Calling,
     raw: Annotated[bytes, Depends(body_after_key)],
     response: Response,
@@ -87,7 +87,7 @@ def create(
     check_url(request.url, allow_private=parts.settings.webhook_allow_private)
     row, replayed = parts.store.create_webhook(
         NewWebhook(request.url, request.events, request.include_batch_lines, request.description),
-        owner or "",
+        maker.owner,
         **caller.terms(fingerprint(body)),
     )
     note_replay(response, replayed)

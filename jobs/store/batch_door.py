@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from jobs.checked import CheckedLine
 from jobs.ends import EndedLine
+from jobs.keys import Quota
 from jobs.records import BatchCounts, NewBatch, NewSegment
 from jobs.states import JobState
-from jobs.store import batches, cancelling, numbering, reading, retrying, taking
+from jobs.store import batches, cancelling, numbering, quotas, reading, retrying, taking
 from jobs.store.door import Door
 from jobs.store.idempotency import Call
 from jobs.store.scope import AnyRow, Scope
@@ -32,6 +33,7 @@ class BatchDoor(Door):
         idempotency_key: str | None = None,
         body_sha256: str | None = None,
         silent_retry: bool = False,
+        quota: Quota | None = None,
     ) -> tuple[Batch, bool]:
         """Make a batch of a file's lines; the clerk takes them in. True: an earlier call had made it.
 
@@ -42,10 +44,11 @@ class BatchDoor(Door):
             NotFound: no such file of this owner.
             InvalidRequest: the file is no input, or the metadata cannot be stored.
             IdempotencyConflict: the key was used with another body.
+            LimitExceeded: more than the owner's `quota`.
         """
         call = Call(idempotency_key, body_sha256, silent_retry)
         with self._writing() as scope:
-            batch_id, replayed = batches.create(scope, new, owner=owner, call=call)
+            batch_id, replayed = batches.create(scope, new, owner=owner, call=call, quota=quota)
             return reading.get_batch(scope, batch_id, owner)[0], replayed
 
     def fail_batch(self, batch_id: str, errors: Sequence[Mapping[str, Any]]) -> bool:
@@ -160,7 +163,7 @@ class BatchDoor(Door):
                 num_chunks += 1
         return cancelled
 
-    def retry_batch(self, batch_id: str, owner: str | None = None) -> int:
+    def retry_batch(self, batch_id: str, owner: str | None = None, *, quota: Quota | None = None) -> int:
         """Queue the batch's failed and expired lines again, with a whole budget and a new window; how many.
 
         Lines that were not valid stay failed. The batch is open again; it gets another error file. May be called
@@ -169,9 +172,11 @@ class BatchDoor(Door):
         Raises:
             NotFound: no such batch of this owner.
             InvalidRequest: it was cancelled, or refused as a whole.
+            LimitExceeded: more than its owner's `quota`.
         """
         with self._writing() as scope:
             cancelling.check_owner(scope, Batch, batch_id, owner)
+            quotas.admit_again(scope, batch_id, quota)
             retrying.begin(scope, batch_id)
         num_retried = sum(self._retry(batch_id, state) for state in (JobState.FAILED, JobState.EXPIRED))
         after: int | None = -1

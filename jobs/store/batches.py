@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session, defer
 from jobs.ends import EndedLine
 from jobs.errors import InvalidRequest, NotFound
 from jobs.ids import new_id
+from jobs.keys import Quota
 from jobs.records import NewBatch, NewSegment
 from jobs.states import JobState
-from jobs.store import files, idempotency, numbering, outbox
+from jobs.store import files, idempotency, numbering, outbox, quotas
 from jobs.store.idempotency import Call
 from jobs.store.intake import check_text
 from jobs.store.reading import rows
@@ -31,7 +32,7 @@ _CURSORS = {"output": Batch.output_cursor, "error": Batch.error_cursor}
 _FILES = {"output": Batch.output_file_id, "error": Batch.error_file_id}
 
 
-def create(scope: Scope, new: NewBatch, *, owner: str, call: Call) -> tuple[str, bool]:
+def create(scope: Scope, new: NewBatch, *, owner: str, call: Call, quota: Quota | None = None) -> tuple[str, bool]:
     """Make a batch of a file's lines; its id, and whether an earlier call had made it. See `Store.create_batch`."""
     check_text("idempotency_key", call.key)
     check_text("metadata", new.metadata)
@@ -42,11 +43,15 @@ def create(scope: Scope, new: NewBatch, *, owner: str, call: Call) -> tuple[str,
     file = _input(scope, new.input_file_id, owner)
     num_valid = file.urls.get(new.endpoint, 0)
     errors = _refusal(new, file.num_lines, num_valid)
+    num_tokens = file.tokens.get(new.endpoint, 0)
+    if errors is None:
+        quotas.admit(scope, owner, quota, num_tokens=num_tokens, num_lines=file.num_lines, opens_batch=True)
     refused_at = None if errors is None else scope.now
     row = {
         "id": batch_id,
         "owner": owner,
         "num_total": file.num_lines,
+        "num_tokens_asked": num_tokens,
         "created_at": scope.now,
         "metadata": dict(new.metadata),
         "endpoint": new.endpoint,
@@ -70,7 +75,7 @@ def create(scope: Scope, new: NewBatch, *, owner: str, call: Call) -> tuple[str,
 
 def _input(scope: Scope, file_id: str, owner: str) -> AnyRow:
     """Read an input file, and keep it from being deleted until the batch is there."""
-    columns = sa.select(File.owner, File.purpose, File.num_lines, File.urls)
+    columns = sa.select(File.owner, File.purpose, File.num_lines, File.urls, File.tokens)
     query = columns.where(File.id == file_id, File.deleted_at.is_(None))
     file = scope.connection.execute(query.with_for_update(read=True)).one_or_none()
     if file is None or file.owner != owner:

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobs.errors import LeaseLost
+from jobs.keys import Quota
 from jobs.records import (
     AttemptRef,
     ClaimedJob,
@@ -44,6 +45,7 @@ from jobs.store.batch_door import BatchDoor
 from jobs.store.dispatch_door import DispatchDoor
 from jobs.store.file_door import FileDoor
 from jobs.store.idempotency import Call
+from jobs.store.key_door import KeyDoor
 from jobs.store.scope import AnyRow, Scope
 from jobs.store.sweep import followed
 from jobs.store.webhook_door import WebhookDoor
@@ -53,7 +55,7 @@ MAX_SWEEP_CHUNKS = 4
 """Chunks of one kind that a sweep takes: a round of the dispatcher must end."""
 
 
-class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor):
+class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor, KeyDoor):
     """Jobs and all that belongs to them. `owner=None` means anybody's; another owner's rows are NotFound."""
 
     # Taking jobs in
@@ -69,6 +71,7 @@ class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor):
         batch_id: str | None = None,
         new_batch: bool = False,
         batch_metadata: Mapping[str, str] | None = None,
+        quota: Quota | None = None,
     ) -> Submitted:
         """Accept jobs: all or none, durable when it returns. `new_batch` makes a batch of them; `batch_id` appends
         to one. `silent_retry`: a call without a key and with the body of a recent one is that one, made again.
@@ -77,6 +80,7 @@ class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor):
             InvalidRequest: no jobs, text that cannot be stored, or a batch that was cancelled or made from a file.
             IdempotencyConflict: the key was used with another body.
             NotFound: no such batch of this owner.
+            LimitExceeded: more than the owner's `quota`.
         """
         with self._writing() as scope:
             return intake.submit(
@@ -87,6 +91,7 @@ class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor):
                 batch_id=batch_id,
                 new_batch=new_batch,
                 batch_metadata=batch_metadata,
+                quota=quota,
             )
 
     # Working on them
@@ -161,15 +166,24 @@ class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor):
             retrying.requeue(scope, job_id)
             return reading.get_job(scope, job_id, None)
 
-    def replay(self, job_id: str, owner: str | None = None, *, priority: Priority = Priority.INTERACTIVE) -> Job:
+    def replay(
+        self,
+        job_id: str,
+        owner: str | None = None,
+        *,
+        priority: Priority = Priority.INTERACTIVE,
+        quota: Quota | None = None,
+    ) -> Job:
         """Queue a job that runs a succeeded one again, for `replay_verdict` to compare.
 
         Raises:
             NotFound: no such job of this owner.
             InvalidRequest: it did not succeed.
+            LimitExceeded: more than its owner's `quota`.
         """
         with self._writing() as scope:
-            return reading.get_job(scope, replaying.replay(scope, job_id, owner, priority=priority), owner)
+            replay_id = replaying.replay(scope, job_id, owner, priority=priority, quota=quota)
+            return reading.get_job(scope, replay_id, owner)
 
     def replay_verdict(self, job: Job) -> dict[str, Any] | None:
         """What comparing a replay with its original says (`jobs.replay.compare`, with `of`); None for other jobs."""

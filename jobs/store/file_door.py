@@ -91,6 +91,7 @@ class FileDoor(Door):
         num_lines: int,
         num_invalid: int,
         urls: Mapping[str, int],
+        tokens: Mapping[str, int] | None = None,
     ) -> None:
         """Note what another check of an input has found.
 
@@ -104,6 +105,7 @@ class FileDoor(Door):
             "num_lines": num_lines,
             "num_invalid": num_invalid,
             "urls": dict(urls),
+            "tokens": dict(tokens or {}),
         }
         with self._writing() as scope:
             files.set_checked(scope, file_id, values)

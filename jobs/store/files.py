@@ -63,6 +63,7 @@ def _row(scope: Scope, new: NewFile, file_id: str, owner: str) -> dict[str, Any]
         "num_lines": new.num_lines,
         "num_invalid": new.num_invalid,
         "urls": dict(new.urls),
+        "tokens": dict(new.tokens),
         "checked_object": new.checked_object,
         "checked_model": new.checked_model,
     }

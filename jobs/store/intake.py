@@ -10,9 +10,10 @@ import sqlalchemy as sa
 
 from jobs.errors import InvalidRequest, NotFound
 from jobs.ids import new_id
+from jobs.keys import Quota
 from jobs.records import NewJob, Submitted
 from jobs.states import JobState, Priority
-from jobs.store import dispatching, idempotency
+from jobs.store import dispatching, idempotency, quotas
 from jobs.store.counts import Deed
 from jobs.store.idempotency import Call
 from jobs.store.scope import Scope
@@ -29,6 +30,7 @@ def submit(
     batch_id: str | None,
     new_batch: bool,
     batch_metadata: Mapping[str, str] | None,
+    quota: Quota | None = None,
 ) -> Submitted:
     """Write all the jobs, or none. See `Store.submit`."""
     _refuse_unstorable(jobs, call.key, batch_metadata)
@@ -36,11 +38,14 @@ def submit(
     made = idempotency.earlier(scope, idempotency.JOBS, owner, call, ids)
     if made is not None:
         return Submitted(made, scope.connection.scalar(sa.select(Job.batch_id).where(Job.id == made[0])), replayed=True)
+    num_tokens = quotas.tokens_asked(jobs)
+    num_lines = len(jobs) if new_batch or batch_id is not None else 0
+    quotas.admit(scope, owner, quota, num_tokens=num_tokens, num_lines=num_lines, opens_batch=new_batch)
     first_line, trace = 0, traceparent()
     if new_batch:
-        batch_id = _open_batch(scope, owner, jobs, batch_metadata or {})
+        batch_id = _open_batch(scope, owner, jobs, batch_metadata or {}, num_tokens)
     elif batch_id is not None:
-        first_line = _extend_batch(scope, owner, batch_id, len(jobs))
+        first_line = _extend_batch(scope, owner, batch_id, len(jobs), num_tokens, quota)
     rows = [
         _row(
             scope,
@@ -108,7 +113,7 @@ def _deadline(now: datetime, seconds: float | None) -> datetime | None:
         raise InvalidRequest("deadline_seconds is out of range", param="deadline_seconds") from None
 
 
-def _open_batch(scope: Scope, owner: str, jobs: Sequence[NewJob], metadata: Mapping[str, str]) -> str:
+def _open_batch(scope: Scope, owner: str, jobs: Sequence[NewJob], metadata: Mapping[str, str], num_tokens: int) -> str:
     batch_id = new_id("batch")
     row = {
         "id": batch_id,
@@ -119,14 +124,17 @@ def _open_batch(scope: Scope, owner: str, jobs: Sequence[NewJob], metadata: Mapp
         "taken_at": scope.now,
         "created_at": scope.now,
         "metadata": dict(metadata),
+        "num_tokens_asked": num_tokens,
     }
     scope.connection.execute(sa.insert(Batch), [row])
     return batch_id
 
 
-def _extend_batch(scope: Scope, owner: str, batch_id: str, num_new: int) -> int:
+def _extend_batch(  # noqa: PLR0917 -- what the batch is to take, and under what terms
+    scope: Scope, owner: str, batch_id: str, num_new: int, num_tokens: int, quota: Quota | None
+) -> int:
     """Make room for `num_new` lines; answer the first one's number. A batch that had ended is open again."""
-    columns = sa.select(Batch.owner, Batch.num_total, Batch.cancel_requested_at, Batch.input_file_id)
+    columns = sa.select(Batch.owner, Batch.num_total, Batch.cancel_requested_at, Batch.input_file_id, Batch.ended_at)
     query = columns.where(Batch.id == batch_id)
     batch = scope.connection.execute(query.with_for_update(key_share=True)).one_or_none()
     if batch is None or batch.owner != owner:
@@ -135,6 +143,8 @@ def _extend_batch(scope: Scope, owner: str, batch_id: str, num_new: int) -> int:
         raise InvalidRequest(f"The batch {batch_id!r} was cancelled; it takes no more jobs.", param="batch_id")
     if batch.input_file_id is not None:
         raise InvalidRequest(f"The batch {batch_id!r} was made from a file; it takes no more jobs.", param="batch_id")
+    total = batch.num_total + num_new
+    quotas.admit(scope, owner, quota, num_tokens=0, num_lines=total, opens_batch=batch.ended_at is not None)
     # `num_taken` is what older code left it at: with the total it is right again.
     num_total = Batch.num_total + num_new
     scope.connection.execute(
@@ -143,6 +153,7 @@ def _extend_batch(scope: Scope, owner: str, batch_id: str, num_new: int) -> int:
         .values(
             num_total=num_total,
             num_taken=num_total,
+            num_tokens_asked=Batch.num_tokens_asked + num_tokens,
             taken_at=sa.func.coalesce(Batch.taken_at, Batch.created_at),
             ended_at=None,
         )

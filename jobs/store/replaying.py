@@ -8,8 +8,10 @@ import sqlalchemy as sa
 
 from jobs.errors import InvalidRequest, NotFound
 from jobs.ids import new_id
+from jobs.keys import Quota
 from jobs.replay import Told, compare
 from jobs.states import ENDED, JobState, Priority, ReplayResult
+from jobs.store import quotas
 from jobs.store.counts import Deed
 from jobs.store.scope import Scope
 from jobs.tables import Generation, Job, Recipe
@@ -19,12 +21,13 @@ COPIED = ("owner", "model", "prompt", "messages", "parameters", "seed", "num_pro
 """What decides a text besides the recipe; and whose it is."""
 
 
-def replay(scope: Scope, job_id: str, owner: str | None, *, priority: Priority) -> str:
+def replay(scope: Scope, job_id: str, owner: str | None, *, priority: Priority, quota: Quota | None = None) -> str:
     """Queue a replay of a succeeded job; its id.
 
     Raises:
         NotFound: no such job of this owner.
         InvalidRequest: it has no whole text to be compared with.
+        LimitExceeded: more than its owner's quota.
     """
     original = scope.connection.execute(sa.select(Job).where(Job.id == job_id)).mappings().one_or_none()
     if original is None or owner not in {None, original["owner"]}:
@@ -32,6 +35,7 @@ def replay(scope: Scope, job_id: str, owner: str | None, *, priority: Priority) 
     if original["state"] != JobState.SUCCEEDED:
         message = f"Only a job that succeeded can be replayed; {job_id} is {original['state']}."
         raise InvalidRequest(message, param="id", code="not_replayable")
+    quotas.admit(scope, original["owner"], quota, num_tokens=quotas.tokens_of(dict(original)))
     replay_id = new_id("job")
     row = {name: original[name] for name in COPIED} | {
         "id": replay_id,

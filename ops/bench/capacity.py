@@ -2,8 +2,8 @@
 
 Simulated workers (`ops.bench.simulated`) against the real store on a PostgreSQL of their own, a real Redis, and the
 real dispatcher as a process. Each has `--slots` slots and takes about `--job-seconds` for a job, so that it asks for
-slots / seconds jobs a second, whatever else happens: the default is one job a second, what a worker of 16 slots does at
-100 tokens a second with completions of 100 tokens. Prints, by number of workers: jobs a second beside what was asked
+slots / seconds jobs a second, whatever else happens: by default one in five seconds, what a worker does that writes 20
+tokens a second in completions of 100. Prints, by number of workers: jobs a second beside what was asked
 for, how long a claim takes, and what each part costs a job. On a machine of few cores the simulation itself takes most
 of them: go by the costs a job, which other users of the machine disturb less. Ends with an audit of each database.
 """
@@ -159,6 +159,7 @@ def main(words: Sequence[str] | None = None) -> int:
         console.print(f"{number} workers …")
         with _site(number) as site:
             found.append(_measured(site, number, options))
+        console.print({name: round(value, 2) for name, value in asdict(found[-1]).items()})
     console.print(_table(found))
     console.print(_costs(found))
     if options.json:
@@ -171,9 +172,9 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     numbers = lambda text: tuple(int(part) for part in text.split(","))  # noqa: E731
     parser.add_argument("--workers", type=numbers, default=(1, 10, 100, 1000), help="numbers of workers: 1,10,100,1000")
     parser.add_argument("--slots", type=int, default=4)
-    parser.add_argument("--job-seconds", type=float, default=4.0)
+    parser.add_argument("--job-seconds", type=float, default=20.0)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
-    parser.add_argument("--warm-seconds", type=float, default=8.0)
+    parser.add_argument("--warm-seconds", type=float, default=30.0)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that the workers are spread over")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     return parser.parse_args(words)

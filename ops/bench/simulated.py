@@ -21,7 +21,7 @@ from redis import Redis
 from jobs.database import open_engine
 from jobs.errors import LeaseLost, StoreUnavailable
 from jobs.events import EventWriter
-from jobs.records import AttemptRef, GenerationRecord, Interrupted, Succeeded
+from jobs.records import AttemptRef, GenerationRecord, Interrupted, Outcome, Succeeded
 from jobs.settings import Settings
 from jobs.states import FinishReason, JobState, Priority
 from jobs.store import Store
@@ -84,7 +84,7 @@ class SimulatedWorker:
                 self._turn()
             except StoreUnavailable:
                 self._tally.num_outages += 1
-        self._store.finish_many([(ref, Interrupted()) for ref in self._held()])
+        self._ended([(ref, Interrupted()) for ref in self._held()])
 
     def _turn(self) -> None:
         now = time.monotonic()
@@ -129,7 +129,7 @@ class SimulatedWorker:
         if not due:
             return
         asked_at = time.monotonic()
-        answers = self._finished(due)
+        answers = self._ended([(ref, Succeeded(_record())) for ref in due])
         stored_at = time.monotonic()
         ended = [(ref.job_id, answer) for ref, answer in zip(due, answers, strict=True) if isinstance(answer, JobState)]
         self._events.ends(ended)
@@ -137,11 +137,12 @@ class SimulatedWorker:
         self._tally.finishes.append((stored_at, stored_at - asked_at))
         self._tally.ends.append((stored_at, len(ended)))
 
-    def _finished(self, due: list[AttemptRef]) -> list[JobState | LeaseLost]:
-        """As a worker does, hold the results of an outage until they are stored."""
+    def _ended(self, ends: list[tuple[AttemptRef, Outcome]]) -> list[JobState | LeaseLost]:
+        """As a worker does, hold the results of an outage until they are stored. (A lock that is not had within
+        15 seconds counts as one.)"""
         while True:
             try:
-                return self._store.finish_many([(ref, Succeeded(_record())) for ref in due])
+                return self._store.finish_many(ends)
             except StoreUnavailable:
                 self._tally.num_outages += 1
                 time.sleep(1.0)

@@ -13,7 +13,15 @@ ROOT = Path(__file__).resolve().parents[2]
 PLACES = ("api", "jobs", "worker/tasks.py")
 """Where errors are made that a caller sees."""
 
-REQUEST, JOB, LINE, BATCH, STREAM, DELIVERY = "request", "job", "line", "batch", "stream", "delivery"
+REQUEST, JOB, LINE, BATCH, STREAM, DELIVERY, START = (
+    "request",
+    "job",
+    "line",
+    "batch",
+    "stream",
+    "delivery",
+    "start of a role",
+)
 
 MEANINGS: dict[str, tuple[str, str]] = {
     "address_not_allowed": (f"{REQUEST}, {DELIVERY}", "The webhook's URL leads to an address that is not public."),
@@ -21,8 +29,10 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "batch_cancelled": (LINE, "The batch was cancelled before the line had ended."),
     "batch_expired": (LINE, "The line's time was over: the batch's window, or its own deadline."),
     "body_too_large": (REQUEST, "The body is over `PENSTOCK_MAX_BODY_BYTES`."),
+    "body_too_slow": (REQUEST, "The body kept the API waiting for longer than `PENSTOCK_BODY_GRACE_SECONDS` allows."),
     "client_closed": (REQUEST, "The caller went away in the middle of an upload; nothing was stored."),
     "context_length_exceeded": (f"{REQUEST}, {LINE}", "Prompt and `max_tokens` do not fit the context of a slot."),
+    "cross_site_request": (REQUEST, "Without keys, only this machine's own programs and pages are served."),
     "deadline_exceeded": (STREAM, "The job's deadline passed before it had ended (`/v1/responses`)."),
     "duplicate_custom_id": (LINE, "An earlier line of the file has the same `custom_id`."),
     "empty_file": (REQUEST, "The file has no line."),
@@ -34,6 +44,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "http_error": (REQUEST, "The request is not HTTP as it is spoken here."),
     "idempotency_conflict": (REQUEST, "The `Idempotency-Key` was used with another body."),
     "input_unreadable": (BATCH, "The lines of the input file cannot be read any more."),
+    "insufficient_scope": (REQUEST, "The API key lacks the scope that the message names."),
     "internal_error": (f"{REQUEST}, {JOB}", "A defect of Penstock. The log names its place; please report it."),
     "invalid_api_key": (REQUEST, "Send `Authorization: Bearer KEY`, with a key that is known."),
     "invalid_form": (REQUEST, "The body is no multipart form as an upload needs it."),
@@ -42,6 +53,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "invalid_lines": (BATCH, "Lines cannot run, and the batch was made with `on_invalid` `reject`."),
     "invalid_request": (JOB, "The worker found what the API could not see; the message names the field."),
     "invalid_text": (REQUEST, "The body is not UTF-8, or holds what no text may hold."),
+    "invalid_metrics_key": (REQUEST, "Metrics ask for the key in `PENSTOCK_METRICS_KEY`, as a bearer token."),
     "invalid_type": (f"{REQUEST}, {LINE}", "The field has another type than this one."),
     "invalid_url": (LINE, "The line's `url` is none that runs lines."),
     "invalid_utf8": (LINE, "The line is not UTF-8."),
@@ -64,6 +76,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "Redis cannot be reached. Jobs are kept; streams must be read again.",
     ),
     "range_not_satisfiable": (REQUEST, "The range begins behind what the file has."),
+    "rate_limit_exceeded": (REQUEST, "A limit of the API key, which `param` names. Ask again after `Retry-After`."),
     "server_error": (JOB, "What `/v1/responses` says of a job that failed."),
     "server_stopping": (STREAM, "The API is stopping. The job goes on; connect again."),
     "storage_unavailable": (REQUEST, "The disk or object store of files cannot serve. Ask again."),
@@ -73,8 +86,10 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "too_many_attempts": (REQUEST, "The delivery has had as many attempts as are kept."),
     "too_many_lines": (REQUEST, "The file has more lines than `PENSTOCK_MAX_BATCH_LINES`."),
     "too_many_webhooks": (REQUEST, "One owner may have 100 webhooks."),
+    "tracing_unavailable": (START, "Traces were asked for, and their packages are not installed."),
     "unknown_field": (f"{REQUEST}, {LINE}", "There is no such field."),
     "unknown_url": (REQUEST, "Nothing is served at this URL."),
+    "unsafe_metrics": (START, "Metrics would be open to the network without a key: set `PENSTOCK_METRICS_KEY`."),
     "unstorable_text": (f"{REQUEST}, {LINE}", "The text holds a character that a database cannot (NUL)."),
     "unsupported_media_type": (REQUEST, "The body's `Content-Type` is not the one that is taken here."),
     "unsupported_value": (f"{REQUEST}, {LINE}", "OpenAI has it, Penstock does not; the message says what there is."),

@@ -21,6 +21,7 @@ MEANINGS = {
     "attempt": "Number of the attempt that ended it; 0 where none was made.",
     "worker": "Who made that attempt.",
     "recipe": "Id of all else that decides the text; null where there is none.",
+    "exact": "Whether its row class was proven; null where it has no text.",
     "timings": "Seconds by phase; null where it did not run.",
     "retryable": "Of a failed line: whether `penstock batch retry` can help.",
     "completion": "Of a cancelled or expired line: the text it had.",
@@ -75,7 +76,9 @@ def _line(state: JobState) -> bytes:
             "retryable": True,
         },
     )
-    return render(EndedLine(job, _generation(state), "worker@host", 1), CHAT)
+    return render(
+        EndedLine(job, _generation(state), "worker@host", 1, True if state is JobState.SUCCEEDED else None), CHAT
+    )
 
 
 def _generation(state: JobState) -> Generation | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 
 from api.wire import JobObject
@@ -16,6 +18,16 @@ def test_the_docs_page_loads_nothing_from_another_host(api: Api) -> None:
     assert len(links) == 3
     for link in links:
         assert api.client.get(link).status_code == 200
+
+
+def test_the_docs_page_runs_only_the_scripts_that_its_policy_names(api: Api) -> None:
+    page = api.client.get("/docs")
+    policy = dict(part.strip().split(" ", 1) for part in page.headers["Content-Security-Policy"].split(";"))
+    assert "unsafe" not in policy["script-src"]
+    for script in re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL):
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy["script-src"]
+    assert policy["frame-ancestors"] == policy["base-uri"] == policy["default-src"] == "'none'"
 
 
 def test_every_call_is_documented_with_its_refusals(api: Api) -> None:
@@ -84,6 +96,8 @@ def test_replies_carry_security_headers_and_no_cors(api: Api) -> None:
     reply = api.client.get("/v1/jobs", headers={"Origin": "https://example.com"})
     assert reply.headers["X-Content-Type-Options"] == "nosniff"
     assert reply.headers["X-Frame-Options"] == "DENY"
+    assert reply.headers["Referrer-Policy"] == "no-referrer"
+    assert "frame-ancestors 'none'" in reply.headers["Content-Security-Policy"]
     assert not [name for name in reply.headers if name.startswith("access-control")]
     preflight = api.client.options(
         "/v1/jobs", headers={"Origin": "https://x.y", "Access-Control-Request-Method": "POST"}

@@ -14,9 +14,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api.server import UnsafeBinding, check_binding
+from api.__main__ import main
+from api.binding import UnsafeBinding, check_binding
+from jobs.keys import NewKey
 from jobs.settings import Settings
-from tests.api.stage import NO_REDIS, Stage, frames
+from tests.api.stage import NO_REDIS, Api, Stage, frames
 from tests.support.services import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,10 +151,39 @@ def test_loopback_needs_no_keys(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.com", ""])
-def test_any_other_address_needs_keys(host: str) -> None:
-    check_binding(Settings(host=host, api_keys=("k",)))
-    with pytest.raises(UnsafeBinding, match="PENSTOCK_API_KEYS"):
-        check_binding(Settings(host=host))
+def test_any_other_address_needs_keys(host: str, set_stage: Callable[..., Stage]) -> None:
+    stage = set_stage(host=host)
+    check_binding(stage.settings.model_copy(update={"api_keys": ("k",)}))
+    with pytest.raises(UnsafeBinding, match="penstock keys create"):
+        check_binding(stage.settings)
+    row, _ = stage.store.create_key(NewKey("a key"))
+    check_binding(stage.settings)
+    stage.store.revoke_key(row.id)
+    with pytest.raises(UnsafeBinding, match="no API key is set"):
+        check_binding(stage.settings)
+
+
+def test_an_address_beyond_loopback_is_not_opened_while_no_key_can_be_looked_up(tmp_path: Path) -> None:
+    with pytest.raises(UnsafeBinding, match="no API key can be looked up"):
+        check_binding(Settings(host="0.0.0.0", home=tmp_path, database_url="postgresql://127.0.0.1:1/none"))
+
+
+def test_beyond_loopback_a_key_is_asked_for_whatever_becomes_of_the_stored_ones(start_api: Callable[..., Api]) -> None:
+    api = start_api(host="0.0.0.0")
+    assert api.store.list_keys() == []
+    assert api.client.get("/v1/jobs").status_code == 401
+
+
+def test_whether_it_may_listen_can_be_asked_without_listening(
+    set_stage: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = set_stage()
+    monkeypatch.setenv("PENSTOCK_DATABASE_URL", stage.settings.database_url)
+    monkeypatch.setenv("PENSTOCK_HOST", "0.0.0.0")
+    assert main(["check"]) == 2
+    assert "PENSTOCK_HOST is 0.0.0.0" in capsys.readouterr().err
+    stage.store.create_key(NewKey("a key"))
+    assert main(["check"]) == 0
 
 
 def test_a_slow_body_is_waited_for_and_bounded(start_process: Callable[..., Process]) -> None:

@@ -126,3 +126,18 @@ def test_a_stop_before_it_is_ready_is_clean(tiny_model_path: Path, number: signa
         _, err = up.process.communicate(timeout=STOP_SECONDS)
         assert up.process.returncode == 0, err
         assert all_gone(children)
+
+
+def test_an_address_that_others_reach_needs_a_key_before_anything_is_fetched() -> None:
+    with running("--model", "nowhere.gguf", PENSTOCK_HOST="0.0.0.0") as up:
+        _, said = up.process.communicate(timeout=READY_SECONDS)
+        assert up.process.returncode == 1
+        assert "PENSTOCK_HOST is 0.0.0.0" in said
+        assert "penstock keys create" in said
+        made = up.penstock("keys", "create", "first")
+        key, _ = made.communicate(timeout=READY_SECONDS)
+        assert key.startswith("psk_")
+        again = up.penstock("up", "--port", "0", "--flower-port", "0", "--model", "nowhere.gguf")
+        _, said = again.communicate(timeout=READY_SECONDS)
+        assert "nowhere.gguf" in said
+        assert "PENSTOCK_HOST" not in said

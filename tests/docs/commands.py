@@ -43,7 +43,7 @@ def faults_of_line(line: str) -> Iterator[str]:
             yield from (f"make has no target {name}" for name in targets if f"\n{name}:" not in _makefile())
         case ["docker", "compose", *rest]:
             yield from _faults_of_compose(rest)
-        case ["cp", source, *_] if not (ROOT / source).exists():
+        case ["cp" | "python3", source, *_] if not (ROOT / source).exists():
             yield f"there is no file {source}"
         case ["python", "-m", module, *_] if not (ROOT / module.replace(".", "/")).with_suffix(".py").exists():
             yield f"there is no module {module}"
@@ -51,10 +51,9 @@ def faults_of_line(line: str) -> Iterator[str]:
 
 def faults_of_variables(text: str) -> Iterator[str]:
     """Variables of ours that nobody reads."""
-    known = {variable(name) for name in Settings.model_fields} | OF_CLIENTS
-    yield from (
-        f"no setting is called {name}" for name in sorted(set(_ENVIRONMENT.findall(text)) - known - {"PENSTOCK_HOME"})
-    )
+    settings = {variable(name) for name in Settings.model_fields}
+    known = settings | {f"{name}_FILE" for name in settings} | OF_CLIENTS
+    yield from (f"no setting is called {name}" for name in sorted(set(_ENVIRONMENT.findall(text)) - known))
 
 
 def faults_of_command(words: list[str]) -> Iterator[str]:

@@ -14,11 +14,12 @@ import pytest
 import sqlalchemy as sa
 
 from jobs.database import open_engine
+from jobs.keys import Quota
 from jobs.records import Failed
 from jobs.states import JobState
 from jobs.store import Store, cancelling
 from tests.jobs.batch_support import checked_lines, line_ids, make_batch
-from tests.jobs.support import Clock, claim, make_settings, submit_one, success
+from tests.jobs.support import Clock, claim, make_job, make_settings, submit_one, success
 
 NUM_LINES = 4000
 
@@ -100,6 +101,9 @@ OFTEN: dict[str, Work] = {
     "the depths of the queues": lambda store, _, __: store.queue_depths(),
     "texts": lambda store, _, ids: store.generations(ids[600:620]),
     "a claim": lambda store, _, ids: store.claim(ids[1000], "w"),
+    "what an owner has open": lambda store, _, __: store.queued_tokens("many"),
+    "what another owner has open": lambda store, _, __: store.queued_tokens(""),
+    "a job under a limit": lambda store, _, __: store.submit([make_job()], owner="many", quota=Quota(10**9, 100)),
     "a sweep": lambda store, _, __: store.sweep(),
     "a retry": lambda store, batch_id, _: store.retry_batch(batch_id),
     "a sweep that cancels": lambda store, batch_id, _: (_mark(store, batch_id), store.sweep()),

@@ -19,8 +19,7 @@ from tests.ops import compose
 SERVICES: dict[str, Any] = compose.load()["services"]
 OURS = ["api", "dispatcher", "flower", "migrate", "worker", "worker-gpu"]
 LASTING = sorted(set(SERVICES) - {"migrate"})
-METRICS = {"PENSTOCK_METRICS_HOST", "PENSTOCK_METRICS_PORT", "PENSTOCK_METRICS_KEY"}
-FIELDS = {f"PENSTOCK_{name.upper()}" for name in Settings.model_fields} | METRICS
+FIELDS = {f"PENSTOCK_{name.upper()}" for name in Settings.model_fields}
 FIELDS |= {f"{name}_FILE" for name in FIELDS}
 MONITORING = ["grafana", "prometheus"]
 
@@ -239,6 +238,7 @@ def test_data_and_models_outlive_a_container() -> None:
         "dispatcher": ["files:/var/lib/penstock/files"],
         "worker": ["models:/var/cache/penstock"],
         "worker-gpu": ["models:/var/cache/penstock"],
+        "flower": ["flower:/var/lib/penstock/flower"],
         "prometheus": [
             "./ops/monitoring/prometheus.yml:/etc/prometheus/prometheus.yml:ro",
             "./ops/dashboards:/etc/prometheus/rules:ro",
@@ -251,6 +251,7 @@ def test_data_and_models_outlive_a_container() -> None:
         ],
     }
     assert SERVICES["worker"]["environment"]["HF_HOME"].startswith("/var/cache/penstock/")
+    assert SERVICES["flower"]["environment"]["PENSTOCK_FLOWER_DB"].startswith("/var/lib/penstock/flower/")
 
 
 def test_the_api_and_the_clerk_keep_files_in_one_place_that_the_dispatcher_can_reach() -> None:

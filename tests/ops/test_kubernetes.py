@@ -30,8 +30,7 @@ KUBERNETES = "1.32.0"
 """The oldest version that is checked; the newest that the schemas know is the other."""
 
 ROLES = ("api", "dispatcher", "flower", "worker")
-METRICS = {"PENSTOCK_METRICS_HOST", "PENSTOCK_METRICS_PORT", "PENSTOCK_METRICS_KEY"}
-FIELDS = {f"PENSTOCK_{name.upper()}" for name in Settings.model_fields} | METRICS
+FIELDS = {f"PENSTOCK_{name.upper()}" for name in Settings.model_fields}
 PODS = [document for document in OVERLAYS["cpu"] if pod(document)]
 
 

@@ -20,8 +20,7 @@ ROLES = {
     "flower": "penstock-flower.service",
 }
 SERVICES = sorted(path.name for path in FOLDER.glob("*.service"))
-METRICS = {"PENSTOCK_METRICS_HOST", "PENSTOCK_METRICS_PORT", "PENSTOCK_METRICS_KEY"}
-FIELDS = {f"PENSTOCK_{name.upper()}" for name in Settings.model_fields} | METRICS
+FIELDS = {f"PENSTOCK_{name.upper()}" for name in Settings.model_fields}
 HARDENED = {
     "User": "penstock",
     "NoNewPrivileges": "yes",

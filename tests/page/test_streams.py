@@ -56,7 +56,7 @@ def test_text_streams_in_piece_by_piece_and_its_end_is_told(live: LiveServer, vi
 def test_a_text_goes_on_without_gap_or_repeat_when_the_api_comes_back(
     live: LiveServer, visit: Visit, start_server: Callable[..., LiveServer]
 ) -> None:
-    visit.expect_refusals("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET")
+    visit.expect_refusals("net::ERR_")
     worker = followed(live, visit)
     worker.say(TEXT[:10])
     expect(text_of(visit)).to_contain_text(TEXT[:10])
@@ -86,7 +86,6 @@ def test_another_attempt_with_another_text_starts_the_view_afresh(live: LiveServ
     expect(text_of(visit)).to_have_text("Void")
     live.store.finish(worker.ref, Failed("engine_failed", "The engine stopped.", retryable=True))
     again = Worker(live, worker.ref.job_id)
-    assert live.writer.reset(again.ref.job_id, again.ref.number)
     again.say("New")
     expect(text_of(visit)).to_have_text("New")
     steps = visit.page.locator(".timeline > li")
@@ -177,7 +176,7 @@ def test_a_file_is_downloaded_with_the_key(
 
 
 def test_an_outage_is_said_and_passes(live: LiveServer, visit: Visit, start_server: Callable[..., LiveServer]) -> None:
-    visit.expect_refusals("ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE")
+    visit.expect_refusals("net::ERR_")
     visit.go()
     visit.sees("No batch is under way", "no worker is alive")
     live.stop()

@@ -23,7 +23,7 @@ class Wiretap:
 
     def __init__(self, url: str) -> None:
         self.commands: list[str] = []
-        self._client = redis.Redis.from_url(url)
+        self._client = redis.Redis.from_url(url, socket_timeout=None)  # it may hear nothing for a while
         self._begun = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()

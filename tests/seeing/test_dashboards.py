@@ -109,9 +109,3 @@ def test_panels_have_a_place_of_their_own() -> None:
     assert len({panel["id"] for panel in panels}) == len(panels)
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
     assert len(set(places)) == len(places)
-
-
-def test_the_example_scrapes_what_the_roles_serve() -> None:
-    (penstock, flower) = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"]
-    assert penstock["authorization"]["type"] == "Bearer"
-    assert "basic_auth" in flower

@@ -183,5 +183,5 @@ def test_the_history_of_flower_does_not_hold_them(run: Run) -> None:
 
 def test_all_of_it_ended_well(run: Run) -> None:
     states = {JobState(run.watched.store.get(job_id).state) for job_id in run.ids}
-    assert states == {JobState.SUCCEEDED, JobState.CANCELLED, JobState.FAILED} or JobState.SUCCEEDED in states
+    assert {JobState.SUCCEEDED, JobState.FAILED} <= states
     assert run.watched.store.audit() == []

@@ -33,7 +33,7 @@ function viewOf([first, second, ...rest]) {
 }
 
 const lostView = {
-  show: () => ({ title: "Nothing here", element: empty("Nothing here", "This address names no view.", link("To the overview", "#/")) }),
+  show: () => ({ title: "Nothing here", element: h("div", { class: "view" }, h("h1", {}, "Nothing here"), empty("This address names no view", "It may have been cut.", link("To the overview", "#/"))) }),
 };
 
 function show() {

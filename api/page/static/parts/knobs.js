@@ -157,8 +157,14 @@ function readFormat(fields) {
   }
 }
 
+/** A select that does not offer a value has it as what it says of itself where nothing is chosen. */
+function choose(control, value) {
+  control.value = value;
+  if (control.selectedIndex === -1) control.value = "";
+}
+
 function fillAll(fields, values) {
-  for (const name of [...NUMBERS, ...WORDS]) if (fields[name]) fields[name].control.value = values[name] ?? "";
+  for (const name of [...NUMBERS, ...WORDS]) if (fields[name]) choose(fields[name].control, values[name] ?? "");
   fields.stop.control.value = (values.stop ?? []).map((text) => text.replaceAll("\n", "\\n")).join("\n");
   fields.logit_bias.control.value = Object.entries(values.logit_bias ?? {}).map(([id, bias]) => `${id}: ${bias}`).join("\n");
   fields.exact.control.value = values.exact === undefined || values.exact === null ? "" : String(values.exact);
