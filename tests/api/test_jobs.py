@@ -82,6 +82,7 @@ def test_every_parameter_is_kept(api: Api) -> None:
         "logprobs": 5,
         "response_format": {"type": "json_schema", "json_schema": schema},
         "exact": True,
+        "reuse": True,
     }
     assert api.submit(**parameters)["parameters"] == parameters
 
