@@ -202,7 +202,9 @@ def retry(
         batch = client.retry_batch(batch_id)
         _show(batch, as_json=as_json)
     if not as_json and batch.get("num_retried") is not None:
-        screen.err.print(f"{batch['num_retried']} lines run again: `penstock batch watch {batch_id}`", markup=False)
+        again = f"{batch['num_retried']} lines run again: `penstock batch watch {batch_id}`"
+        none = "no line of it failed or expired in a way that another try may change"
+        screen.err.print(again if batch["num_retried"] else none, markup=False)
 
 
 @batch_app.command("results")
@@ -296,5 +298,5 @@ def _report(client: Client, batch: Json, output: Path | None, *, as_json: bool, 
         raise BatchIncomplete(
             f"{total_of(batch) - succeeded} of {total_of(batch)} lines did not succeed: "
             f"`penstock batch results {batch['id']} --errors FILE` says why, "
-            f"`penstock batch retry {batch['id']}` runs them again."
+            f"`penstock batch retry {batch['id']}` runs those again that can run."
         )

@@ -26,7 +26,7 @@ def hints(batch: Json) -> list[str]:
     lines = [f"{error}" for error in _errors_of(batch)]
     if failed and batch.get("error_file_id"):
         lines.append(f"{failed} lines failed: `penstock batch results {batch['id']} --errors FILE` says why,")
-        lines.append(f"  `penstock batch retry {batch['id']}` runs them again.")
+        lines.append(f"  `penstock batch retry {batch['id']}` runs those again that can run.")
     return lines
 
 

@@ -65,13 +65,16 @@ def tokens_per_second(job: Json) -> float | None:
 
 
 def jobs_table(jobs: Sequence[Json]) -> Table:
-    """Rows as they are stored."""
+    """Rows as they are stored; a column says what was wrong, where something was."""
     table = Table(box=None, header_style="bold", pad_edge=False)
+    codes = [_code(job) for job in jobs]
     for name in ("id", "state"):
         table.add_column(name, no_wrap=True)
     for name in ("seed", "tokens", "tokens/s"):
         table.add_column(name, justify="right", no_wrap=True)
-    for job in jobs:
+    if any(codes):
+        table.add_column("error")
+    for job, code in zip(jobs, codes, strict=True):
         rate = tokens_per_second(job)
         table.add_row(
             job["id"],
@@ -79,8 +82,14 @@ def jobs_table(jobs: Sequence[Json]) -> Table:
             _shown(job.get("seed")),
             _shown(num_completion_tokens(job)),
             f"{rate:.1f}" if rate else "–",
+            *([escape(code)] if any(codes) else []),
         )
     return table
+
+
+def _code(job: Json) -> str:
+    error = job.get("error")
+    return str(error.get("code")) if isinstance(error, dict) else ""
 
 
 def batches_table(batches: Sequence[Json]) -> Table:
@@ -177,8 +186,10 @@ def job_table(job: Json) -> Table:
 
 
 def error_text(job: Json) -> str | None:
-    """Why a job failed, in one line."""
+    """Why a job failed or expired, in one line."""
     error = job.get("error")
+    if job.get("state") == "expired" and error is None:
+        return "its deadline was over before it had ended"
     return f"{error.get('message')} ({error.get('code')})" if isinstance(error, dict) else None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cli.screen import error_text, jobs_table
 from tests.cli.conftest import Said
 from tests.support.fake_api import TEXT, FakeAPI
 
@@ -179,3 +180,25 @@ def test_a_key_is_sent_as_a_bearer(penstock: Penstock, server: FakeAPI) -> None:
 
 def test_what_is_no_url_is_a_usage_error(penstock: Penstock) -> None:
     assert penstock("status", "x", "--api", "localhost:8000").status == 2
+
+
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        ({"state": "failed", "error": {"code": "engine_failed", "message": "It broke."}}, "It broke. (engine_failed)"),
+        ({"state": "expired", "error": None}, "its deadline was over before it had ended"),
+        ({"state": "succeeded", "error": None}, None),
+    ],
+)
+def test_an_ended_job_says_why_in_one_line(job: dict[str, Any], said: str | None) -> None:
+    assert error_text(job) == said
+
+
+def test_a_list_with_failures_names_their_codes() -> None:
+    jobs = [
+        {"id": "job_1", "state": "failed", "error": {"code": "engine_failed", "message": "It broke."}},
+        {"id": "job_2", "state": "succeeded", "error": None},
+    ]
+    assert [str(column.header) for column in jobs_table(jobs).columns][-1] == "error"
+    assert list(jobs_table(jobs).columns[-1].cells) == ["engine_failed", ""]
+    assert [str(column.header) for column in jobs_table(jobs[1:]).columns][-1] != "error"
