@@ -151,6 +151,7 @@ def job_body(job: Job, generation: Generation) -> Document:
         "cancel_requested_at": _instant(job.cancel_requested_at),
         "error": _steady(job.error),
         "metadata": _steady(job.job_metadata),
+        "custom_id": job.custom_id,
         "batch_id": job.batch_id,
         "replay": None,
         "status_url": f"/v1/jobs/{job.id}",

@@ -35,6 +35,6 @@ def test_the_first_text_is_timed_idle_and_under_load(tmp_path: Path) -> None:
         "ops.bench.first_token", tmp_path / "report.json", "--slots", "2", "--rounds", "1", "--tries", "1",
         "--settle", "0.1",
     )  # fmt: skip
-    assert figures.keys() == {"idle", "under_load", "step", "ratio"}
+    assert figures.keys() == {"idle", "under_load", "step", "ratio", "live", "live_added"}
     assert figures["idle"] > 0
     assert figures["under_load"] > 0
