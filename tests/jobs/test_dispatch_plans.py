@@ -28,6 +28,7 @@ MAX_READ = 600
 def full(database_url: str, clock: Clock) -> Iterator[Store]:
     """Two large batches and many lines without one that wait, a window in flight, and some ends."""
     engine = open_engine(database_url)
+    _keep_statistics_out(engine)
     store = Store(engine, settings=make_settings(dispatch_window=64, republish_after_seconds=1000.0), clock=clock)
     batches = [store.submit([make_line() for _ in range(NUM_LINES)], new_batch=True, owner=owner) for owner in "ab"]
     for owner in "cde":
@@ -41,6 +42,13 @@ def full(database_url: str, clock: Clock) -> Iterator[Store]:
     store.sample_batches()
     yield store
     engine.dispose()
+
+
+def _keep_statistics_out(engine: sa.Engine) -> None:
+    """PostgreSQL must not look at the table while it is half full: what it knows is said by the tests."""
+    if engine.dialect.name == "postgresql":
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT", writes=False) as connection:
+            connection.exec_driver_sql("ALTER TABLE jobs SET (autovacuum_enabled = off)")
 
 
 def statements_of(store: Store, work: Callable[[], object]) -> list[tuple[str, Any]]:
@@ -130,11 +138,9 @@ def test_nothing_reads_all_that_waits(
 ) -> None:
     monkeypatch.setattr("jobs.store.waiting.MAX_COUNTED", 200)
     monkeypatch.setattr("jobs.store.standing.MAX_COUNTED", 200)
-    if full.engine.dialect.name == "postgresql":
+    if full.engine.dialect.name == "postgresql" and known:
         with full.engine.connect().execution_options(isolation_level="AUTOCOMMIT", writes=False) as connection:
-            connection.exec_driver_sql("ALTER TABLE jobs SET (autovacuum_enabled = off)")
-            if known:
-                connection.exec_driver_sql("VACUUM ANALYZE")
+            connection.exec_driver_sql("VACUUM ANALYZE")
     found = {name: statements_of(full, work) for name, work in work_of(full, clock).items()}
     assert [name for name, statements in found.items() if not statements] == []
     bad = [

@@ -158,8 +158,13 @@ def unproven(
         for table in ("workers", "models"):
             connection.exec_driver_sql(f"DELETE FROM {table}")
     made.start_all()
+    wait_until(lambda: refuses_exact(made))  # until a worker has said so, the API lets the worker decide
     yield made
     made.close()
+
+
+def refuses_exact(system: System) -> bool:
+    return system.http.post("/v1/jobs", json={"prompt": "ice", "exact": True}).status_code == 400
 
 
 EXACT: dict[str, dict[str, Any]] = {

@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SECRET = "zanzibar prompt"
 LONG = 7000
 """Tokens that take the tiny model many seconds."""
+ENDLESS = {"2": -100, "32000": -100, "32007": -100}
+"""No token that ends a text: how long one is depends on nothing but what was asked for."""
 
 
 class WorkerProcess:
@@ -111,7 +113,7 @@ class Site:
 
     def submit(self, num_jobs: int = 1, *, batch: bool = False, publish: bool = True, **changes: Any) -> list[str]:
         """Store jobs, and publish them unless told not to."""
-        parameters = {"max_tokens": 8, **changes.pop("parameters", {})}
+        parameters = {"max_tokens": 8, "logit_bias": ENDLESS, **changes.pop("parameters", {})}
         values: dict[str, Any] = {"seed": 7, "num_prompt_tokens": 4, "prompt": SECRET, **changes}
         priority = Priority.BATCH if batch else Priority.INTERACTIVE
         job = NewJob(model=self.settings.model_name, parameters=parameters, priority=priority, **values)

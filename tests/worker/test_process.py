@@ -61,8 +61,8 @@ def test_the_demo_model_answers_a_chat_by_its_name(make_site: MakeSite, sqlite_u
     site = make_site(sqlite_url, "demo", slots=16)
     site.start_worker()
     chat = [{"role": "user", "content": "Write a haiku about ice hockey"}]
-    ids = site.submit(20, batch=True, prompt=None, messages=chat, parameters={"max_tokens": 100})
-    ids += site.submit(prompt=None, messages=chat, parameters={"max_tokens": 100})
+    ids = site.submit(20, batch=True, prompt=None, messages=chat, parameters={"max_tokens": 100, "logit_bias": {}})
+    ids += site.submit(prompt=None, messages=chat, parameters={"max_tokens": 100, "logit_bias": {}})
     site.wait_for(JobState.SUCCEEDED, *ids)
     stored = [site.store.get_generation(job_id) for job_id in ids]
     haiku = [each for each in stored if each and each.finish_reason == "stop" and each.completion.count("\n") == 2]
