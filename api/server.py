@@ -7,7 +7,6 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from types import FrameType
 
 import structlog
 import uvicorn
@@ -55,6 +54,7 @@ class Server(uvicorn.Server):
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log.info("stopping; requests that are under way may end", drain_seconds=DRAIN_SECONDS)
         parts = getattr(self.app.state, "services", None)
         if isinstance(parts, Services):
             parts.closing.set()
@@ -62,7 +62,10 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn's, but the signal is not raised again at the end: a stop that was asked for is a success."""
+        """As uvicorn's, but the signal is not raised again at the end: a stop that was asked for is a success.
+
+        The handler sets a flag and nothing more: one that logged would be in the middle of the line that it cut.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -72,8 +75,3 @@ class Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if not self.should_exit:
-            log.info("stopping; requests that are under way may end", drain_seconds=DRAIN_SECONDS)
-        super().handle_exit(sig, frame)

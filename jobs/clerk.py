@@ -14,7 +14,6 @@ Runs as a thread of the dispatcher's process. `python -m jobs.clerk` runs it alo
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 import threading
@@ -39,6 +38,7 @@ from jobs.logs import configure_logs
 from jobs.result_files import KINDS, ResultFiles
 from jobs.retention import Retention
 from jobs.settings import Settings
+from jobs.signals import stop_at_signals
 from jobs.store import Store
 from jobs.tables import Batch
 
@@ -315,9 +315,7 @@ def main() -> int:
     """Run the role until SIGTERM or SIGINT."""
     settings = Settings()
     configure_logs(settings.log_level, settings.log_format)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_at_signals()
     store = Store(open_engine(settings.resolved_database_url), settings=settings)
     thread = start(store, open_redis(settings.resolved_redis_url), settings, stop)
     if thread is None:

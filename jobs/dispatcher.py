@@ -16,7 +16,6 @@ culprit's attempts are ever spent by it. See `ops/decisions/0006-the-last-attemp
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 import threading
@@ -43,6 +42,7 @@ from jobs.metrics.serving import UnsafeMetrics, serve_metrics
 from jobs.queue import Publisher, make_app
 from jobs.records import Publishable, SweepReport
 from jobs.settings import Settings
+from jobs.signals import stop_at_signals
 from jobs.states import JobState, Priority
 from jobs.store import Store
 from jobs.store.progress import SAMPLE_SECONDS
@@ -316,9 +316,7 @@ def _run(settings: Settings) -> int:
     stop_tracing = start_tracing(settings, "dispatcher")
     registry = new_registry("dispatcher")
     stop_metrics = serve_metrics(settings, registry)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_at_signals()
     store = Store(open_engine(settings.resolved_database_url), settings=settings)
     watch_store(registry, store, standing=True)
     redis = open_redis(settings.resolved_redis_url)

@@ -5,8 +5,8 @@
     second signal    interrupt now
     then             Celery's own stop, which finds nothing running
 
-Celery's consumer keeps turning during all of it, so that messages are acknowledged and Flower sees the ends. Signal
-handlers only start threads here: they may hold no lock. Knows no job by name.
+Celery's consumer keeps turning during all of it, so that messages are acknowledged and Flower sees the ends. Knows no
+job by name.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Drain:
         self.over = threading.Event()
 
     def begin(self, exit_status: int = 0) -> None:
-        """The first time: drain. Again: at once. Safe in a signal handler."""
+        """The first time: drain. Again: at once."""
         if self.begun.is_set():
             self.hurry(exit_status)
             return
@@ -59,7 +59,7 @@ class Drain:
         _in_thread("drain", self._run)
 
     def hurry(self, exit_status: int = 0) -> None:
-        """Interrupt what runs, now. Safe in a signal handler."""
+        """Interrupt what runs, now."""
         self._exit_status = self._exit_status or exit_status
         if not self.begun.is_set():
             self.begin(exit_status)

@@ -30,6 +30,7 @@ from jobs.logs import bound
 from jobs.metrics.registry import new_registry, watch_store
 from jobs.records import recipe_id
 from jobs.settings import Settings
+from jobs.signals import on_signals
 from jobs.states import Priority
 from jobs.store import Store
 from worker.broadcast import Broadcaster
@@ -317,11 +318,10 @@ class Station:
 
     def _take_signals(self) -> None:
         """Ours instead of Celery's: its warm shutdown waits for the tasks without bound, its cold one cuts them."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
-            signal.signal(number, self._on_signal)
+        on_signals((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP), self._on_signal)
 
-    def _on_signal(self, number: int, _frame: object) -> None:
-        if self._desk is None:  # still loading: nothing is held, and a load inside llama.cpp cannot be cut short
+    def _on_signal(self, number: int) -> None:
+        if self._desk is None:  # Still loading: nothing is held, and llama.cpp cannot be asked to stop.
             sys.stderr.flush()
             os._exit(0)
         self._drain.hurry() if number == signal.SIGQUIT else self._drain.begin()

@@ -30,7 +30,8 @@ UNFINISHED = sa.text("batches.input_file_id IS NOT NULL AND batches.finalized_at
 
 _INDEXES_ONLY = sa.text(
     "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), "
-    "set_config('enable_sort', 'off', true), set_config('jit', 'off', true)"
+    "set_config('enable_sort', 'off', true), set_config('enable_incremental_sort', 'off', true), "
+    "set_config('jit', 'off', true)"
 )
 """Without `jit` as well: before PostgreSQL 18 a plan that must sort all the same counts as so costly that it would be
 compiled, which takes longer than running it."""

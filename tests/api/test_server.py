@@ -29,7 +29,7 @@ SECRET_KEY = "a-very-secret-key"
 class Process:
     """`python -m api`, its log read as it comes."""
 
-    def __init__(self, stage: Stage, **variables: str) -> None:
+    def __init__(self, stage: Stage, module: str = "api", **variables: str) -> None:
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT),
@@ -40,7 +40,7 @@ class Process:
             "PENSTOCK_PORT": "0",
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "api"],
+            [sys.executable, "-m", module],
             env=environment | variables,
             cwd=stage.settings.home,
             stdout=subprocess.PIPE,
@@ -77,8 +77,8 @@ class Process:
 def start_process(set_stage: Callable[..., Stage]) -> Iterator[Callable[..., Process]]:
     started: list[Process] = []
 
-    def start(**variables: str) -> Process:
-        started.append(Process(set_stage(), **variables))
+    def start(module: str = "api", **variables: str) -> Process:
+        started.append(Process(set_stage(), module, **variables))
         return started[-1]
 
     yield start
@@ -101,6 +101,14 @@ def test_a_signal_ends_the_streams_and_the_process_cleanly(
             assert [frame.event for frame in stream] == ["error"]
     assert process.end() == 0
     assert "Traceback" not in process.log
+
+
+def test_a_signal_in_the_middle_of_a_log_line_ends_the_process_all_the_same(
+    start_process: Callable[..., Process],
+) -> None:
+    process = start_process("tests.support.signal_in_a_log_line")
+    assert process.end() == 0
+    assert "stopping" in process.log
 
 
 def test_nothing_secret_is_logged(start_process: Callable[..., Process]) -> None:

@@ -55,7 +55,8 @@ def test_a_poison_prompt_is_set_aside_its_neighbours_succeed_and_an_operator_bri
         wait_until(lambda: system.state(poison) is JobState.FAILED, 60)
         system.wait_for_ends(innocent, 60)
         assert num_deaths() == 3
-    assert max(system.store.get(job_id).num_failures for job_id in innocent) == 2, "they were beside it, and yet"
+    # They were beside it when it first died, or again; its last attempt is one that it makes alone.
+    assert max(system.store.get(job_id).num_failures for job_id in innocent) in (1, 2)
     job = system.store.get(poison)
     assert job.error is not None
     assert job.error["code"] == "attempts_spent"
