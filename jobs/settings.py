@@ -178,7 +178,7 @@ class Settings(BaseSettings):
 
     # Dispatch
     dispatch_interval_seconds: Annotated[float, Field(gt=0)] = Field(
-        default=0.25, description="Longest pause between two rounds of the dispatcher."
+        default=0.5, description="Longest pause between two rounds of the dispatcher."
     )
     dispatch_window: Annotated[int, Field(ge=1)] = Field(
         default=256,

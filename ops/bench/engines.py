@@ -15,8 +15,10 @@ import llama_cpp
 
 from ops.bench.workload import END_TOKENS, REPEAT_PENALTY, Work
 from worker.engine.engine import Engine
-from worker.engine.generation import Completion, Prompt, Request, Sampling, TextDelta
+from worker.engine.generation import Completion, Prompt, Request, Sampling
 from worker.engine.model import Model, ModelOptions, Piece, TileRow
+from worker.engine.sampling import Row
+from worker.engine.sequence import Sequence as Running
 
 Kind = Literal["full", "chain", "greedy"]
 """How tokens are chosen. `full`: all of the vocabulary, with a repeat penalty, as Penstock does unless told otherwise.
@@ -109,14 +111,9 @@ class Bench:
         interactive: bool = False,
         spare_cell_bytes: int = 512 * 2**20,
     ) -> EngineRun:
-        """Run `work` through the bare engine: no queue, no database, text handed to a clock only. `interactive`: as
+        """Run `work` through the bare engine: no queue, no database, text handed to nobody. `interactive`: as
         single jobs, which take the lanes beside the tiles first."""
-        clock = TokenClock()
-        engine = Engine(
-            self.model,
-            on_text=clock.deltas,
-            spare_cell_bytes=spare_cell_bytes,
-        )
+        engine = TimedEngine(self.model, on_text=lambda _deltas: None, spare_cell_bytes=spare_cell_bytes)
         engine.start()
         requests = [_request(self.model, job, kind, interactive=interactive) for job in work]
         started = time.perf_counter()
@@ -125,7 +122,7 @@ class Bench:
         seconds = time.perf_counter() - started
         engine.stop()
         num_tokens = sum(len(completion.token_ids) for completion in completions)
-        gaps = clock.gaps()
+        gaps = engine.gaps_between_tokens()
         return EngineRun(
             rate=Rate(num_tokens, seconds),
             first_token_p50=statistics.median(c.timings["first_token"] for c in completions),
@@ -150,19 +147,21 @@ class Bench:
         return run, time.perf_counter() - started
 
 
-class TokenClock:
-    """When each request's text grew."""
+class TimedEngine(Engine):
+    """An engine that notes when each request got its tokens. Text tells less: a token may be part of a character."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: Model, **options: Any) -> None:
+        super().__init__(model, **options)
         self._at: dict[str, list[float]] = defaultdict(list)
 
-    def deltas(self, deltas: list[TextDelta]) -> None:
+    def _sample(self, rows: list[tuple[Running, Row]]) -> None:
+        super()._sample(rows)
         now = time.perf_counter()
-        for delta in deltas:
-            self._at[delta.request_id].append(now)
+        for sequence, _ in rows:
+            self._at[sequence.request.id].append(now)
 
-    def gaps(self) -> list[float]:
-        """Seconds between two pieces of text of one request, shortest first."""
+    def gaps_between_tokens(self) -> list[float]:
+        """Seconds between two tokens of one request, shortest first."""
         pairs = (itertools.pairwise(times) for times in self._at.values())
         return sorted(later - earlier for pair in pairs for earlier, later in pair) or [0.0]
 

@@ -23,7 +23,7 @@ from worker.engine.model import ModelOptions
 from worker.gguf_header import read_header
 
 READY_SECONDS = 180.0
-POLL_SECONDS = 0.25
+POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
