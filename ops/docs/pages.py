@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ops.docs import commands, error_codes, http_api, results, settings, states
+from ops.docs import commands, error_codes, http_api, metrics, results, settings, states
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITTEN = ROOT / "docs"
@@ -23,6 +23,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "job_events": http_api.job_events,
     "batch_events": http_api.batch_events,
     "webhook_events": http_api.webhook_events,
+    "metrics": metrics.metrics,
+    "alerts": metrics.alerts,
     "error_codes": error_codes.error_codes,
     "states": states.states,
     "outcomes": states.outcomes,

@@ -29,7 +29,12 @@ _IDS |= {"FILE_ID": re.compile(r"file-[0-9a-f]{32}")}
 _STATE = ".variables"
 _SHELL = f"""set -euo pipefail
 [ ! -f {_STATE} ] || {{ set -a; . ./{_STATE}; set +a; }}
-trap 'unset BASH_EXECUTION_STRING; set -o posix; set | grep -E "^([a-z][a-z_]*|PENSTOCK_API_KEY)=" > {_STATE} || true' EXIT
+keep() {{
+    unset BASH_EXECUTION_STRING
+    set -o posix
+    set | grep -E "^([a-z][a-z_]*|PENSTOCK_API_KEY)=" > {_STATE} || true
+}}
+trap keep EXIT
 """
 
 
