@@ -81,7 +81,10 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "Redis cannot be reached. Jobs are kept; streams must be read again.",
     ),
     "range_not_satisfiable": (REQUEST, "The range begins behind what the file has."),
-    "rate_limit_exceeded": (REQUEST, "A limit of the API key, which `param` names: see [Keys and limits](../how-to/operate/keys.md)."),
+    "rate_limit_exceeded": (
+        REQUEST,
+        "A limit of the API key, which `param` names: see [Keys and limits](../how-to/operate/keys.md).",
+    ),
     "server_error": (JOB, "What `/v1/responses` says of a job that failed."),
     "server_stopping": (STREAM, "The API is stopping. The job goes on; connect again."),
     "storage_unavailable": (REQUEST, "The disk or object store of files cannot serve. Ask again."),
