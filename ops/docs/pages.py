@@ -11,6 +11,7 @@ from ops.docs import commands, error_codes, http_api, metrics, results, settings
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITTEN = ROOT / "docs"
+_UNBUILT = re.compile(r"^<!-- only in the repository -->\n(?:.+\n)+\n", re.MULTILINE)
 _PLACE = re.compile(r"^<!-- made: (?P<name>[a-z_]+) -->$", re.MULTILINE)
 
 PARTS: Mapping[str, Callable[[], str]] = {
@@ -57,7 +58,7 @@ def write_pages(target: Path) -> None:
 
 
 def completed(page: str) -> str:
-    """A page with its made parts. Raises UnknownPart."""
+    """A page with its made parts, without what is for readers of the repository. Raises UnknownPart."""
 
     def made(place: re.Match[str]) -> str:
         name = place["name"]
@@ -65,4 +66,4 @@ def completed(page: str) -> str:
             raise UnknownPart(f"made: {name}: one of {', '.join(PARTS)}")
         return PARTS[name]()
 
-    return _PLACE.sub(made, page)
+    return _PLACE.sub(made, _UNBUILT.sub("", page))
