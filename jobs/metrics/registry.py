@@ -61,7 +61,7 @@ class CountsCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         for deed, (name, meaning, label, values) in _COUNTED.items():
             family = CounterMetricFamily(name, f"{meaning}, by this process", labels=[label])
-            for value, number in (dict.fromkeys(map(str, values), 0) | self._counts.of(deed)).items():
+            for value, number in {**dict.fromkeys(map(str, values), 0), **self._counts.of(deed)}.items():
                 family.add_metric([value], number)
             yield family
 
