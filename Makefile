@@ -25,7 +25,7 @@ docs: $(READY)
 
 # Every figure of the project, each a ratio of one run: about half an hour. One by itself: `python -m ops.bench.NAME`.
 bench: $(READY)
-	$(BIN)/python -m ops.bench
+	$(BIN)/penstock bench
 	$(BIN)/python -m ops.bench.overhead
 	$(BIN)/python -m ops.bench.first_token
 	$(BIN)/python -m ops.bench.batches

@@ -35,7 +35,7 @@ from cli.embedded import (
 from cli.errors import StartFailed
 from cli.home import Addresses, announce, choose_port, hold_home, reachable_url
 from cli.processes import SignalWatch, describe_end, signal_group, spawn, tail
-from cli.roles import child_environment, read_settings, role_command
+from cli.roles import child_environment, read_settings, role_command, with_large_pages
 from cli.supervisor import LogMirror, Role, Supervisor
 from jobs.settings import Settings
 
@@ -200,7 +200,13 @@ class System:
             Role("api", command["api"], self.environment, wave=ROLE_WAVE),
             Role("dispatcher", command["dispatcher"], self._metered(0), wave=ROLE_WAVE),
             *(
-                Role(name, command["worker"], self._metered(number), wave=WORKER_WAVE, stop_seconds=drain)
+                Role(
+                    name,
+                    command["worker"],
+                    with_large_pages(self._metered(number)),
+                    wave=WORKER_WAVE,
+                    stop_seconds=drain,
+                )
                 for number, name in enumerate(workers, start=1)
             ),
             Role("flower", command["flower"], self.environment, wave=ROLE_WAVE, essential=False),

@@ -49,7 +49,10 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "invalid_api_key": (REQUEST, "Send `Authorization: Bearer KEY`, with a key that is known."),
     "invalid_form": (REQUEST, "The body is no multipart form as an upload needs it."),
     "invalid_json": (f"{REQUEST}, {LINE}", "The body, or the line, is not JSON."),
-    "invalid_json_schema": (f"{REQUEST}, {LINE}", "The JSON schema cannot be kept: see [Get JSON](../how-to/get-json.md)."),
+    "invalid_json_schema": (
+        f"{REQUEST}, {LINE}",
+        "The JSON schema cannot be kept: see [Get JSON](../how-to/get-json.md).",
+    ),
     "invalid_lines": (BATCH, "Lines cannot run, and the batch was made with `on_invalid` `reject`."),
     "invalid_request": (JOB, "The worker found what the API could not see; the message names the field."),
     "invalid_text": (f"{REQUEST}, {LINE}", "A text holds what cannot be stored: a NUL, or half a surrogate pair."),

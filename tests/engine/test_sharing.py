@@ -213,12 +213,17 @@ def wide(tiny_model_path: Path) -> Iterator[Model]:
 
 
 def test_the_last_lines_of_two_tiles_move_into_one_and_no_token_changes(wide: Model) -> None:
-    requests = [request(i, 10, 60 if i % 4 == 3 else 4, interactive=False) for i in range(32)]
+    requests = [request(i, 10, 80 if i % 4 == 3 else 40, interactive=False) for i in range(32)]
 
     def run(some: list[Request]) -> tuple[list[Completion], int]:
+        """Each has its slot before the next one comes: the long ones stand in both tiles."""
         engine = Engine(wide)
+        generations = []
+        for each in some:
+            generations.append(engine.submit(each))
+            engine.step()
         engine.start()
-        completions = [ended(generation) for generation in [engine.submit(each) for each in some]]
+        completions = [ended(generation) for generation in generations]
         engine.stop()
         return completions, engine.stats().details["num_moves"]
 
