@@ -31,7 +31,7 @@ from cli.embedded import find_redis_server, redis_answers
 from cli.errors import CliError
 from cli.home import choose_port, find_addresses
 from cli.processes import describe_end
-from cli.roles import child_environment, role_command
+from cli.roles import child_environment, embedded_database_url, role_command
 from jobs.settings import Settings
 
 ENGINE_PROBE = (
@@ -193,6 +193,8 @@ def _redis_at(url: str) -> Finding:
 
 
 def _database(settings: Settings) -> Finding:
+    if embedded_database_url(settings):
+        return Finding("database", Level.GOOD, "the PostgreSQL that `penstock up` has brought along")
     parts = urlsplit(settings.resolved_database_url)
     if not parts.scheme.startswith("sqlite"):
         host, port = parts.hostname or "localhost", parts.port or 5432

@@ -24,6 +24,8 @@ class Addresses:
     pid: int
     api: str
     flower: str
+    database_url: str = ""
+    """Of its embedded PostgreSQL; empty: the settings say it."""
 
     @property
     def docs(self) -> str:

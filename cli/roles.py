@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from cli.errors import UsageError
+from cli.home import find_addresses
 from cli.job_body import first_fault
 from jobs.settings import Settings
 
@@ -36,6 +37,8 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "pull": ("worker.sources",),
     "models": ("worker.sources", "--list"),
 }
+
+WITH_STORES_OF_THEIR_OWN = ("bench", "chaos")
 
 
 def python(*words: str) -> list[str]:
@@ -64,12 +67,21 @@ def child_environment(_settings: Settings, overrides: Mapping[str, object] | Non
 
 
 def become(name: str, *words: str) -> NoReturn:
-    """Turn this process into a role, so that signals reach it."""
+    """Turn this process into a role, so that signals reach it. Beside an `up` with an embedded PostgreSQL it works on
+    that one, unless the settings name another."""
     settings = read_settings()
     command = [*role_command(name, settings), *words]
+    embedded = "" if name in WITH_STORES_OF_THEIR_OWN else embedded_database_url(settings)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(command[0], command, child_environment(settings))  # noqa: S606
+    environment = child_environment(settings, {"database_url": embedded} if embedded else None)
+    os.execve(command[0], command, environment)  # noqa: S606
+
+
+def embedded_database_url(settings: Settings) -> str:
+    """URL of the PostgreSQL that a running `up` has brought along; empty where there is none, or it is not meant."""
+    addresses = None if settings.database_url else find_addresses(settings.home.absolute())
+    return addresses.database_url if addresses else ""
 
 
 def read_settings(**overrides: Any) -> Settings:

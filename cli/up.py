@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import SIGTERM
 from typing import IO
@@ -108,7 +108,7 @@ class System:
         try:
             self._start()
             self._wait_ready(started_at)
-            with announce(self.home, self.addresses):
+            with announce(self.home, replace(self.addresses, database_url=self._embedded_url())):
                 self._keep()
         except Stopped:
             self._say("stopped before it was ready")
@@ -258,6 +258,9 @@ class System:
         for name, value in rows.items():
             table.add_row(f"  {name}", escape(value))
         self.console.print(table)
+
+    def _embedded_url(self) -> str:
+        return self.environment["PENSTOCK_DATABASE_URL"] if self.options.postgres else ""
 
     def _own_database(self) -> bool:
         return bool(self.settings.database_url) and not self.options.postgres

@@ -42,7 +42,10 @@ _COUNTERS: dict[str, tuple[str, Read]] = {
     "penstock_completion_tokens": ("Tokens made", lambda stats: stats.num_completion_tokens),
     "penstock_generations": ("Generations ended", lambda stats: stats.num_generations),
     "penstock_prompt_tokens": ("Prompt tokens", lambda stats: stats.details["num_prompt_tokens"]),
-    "penstock_prompt_tokens_reused": ("Of them, those not prefilled", lambda stats: stats.details["num_reused_tokens"]),
+    "penstock_prompt_tokens_reused": (
+        "Prompt tokens that were not prefilled",
+        lambda stats: stats.details["num_reused_tokens"],
+    ),
     "penstock_pauses": ("Sequences paused for an interactive one", lambda stats: stats.details["num_pauses"]),
 }
 
@@ -69,7 +72,9 @@ class EngineCollector(Collector):
             yield GaugeMetricFamily(name, meaning, value=float(read(stats)))
         for name, (meaning, read) in _COUNTERS.items():
             yield CounterMetricFamily(name, meaning, value=float(read(stats)))
-        yield GaugeMetricFamily("penstock_batch_lines_held", "Batch lines here", value=float(self._num_lines_held()))
+        yield GaugeMetricFamily(
+            "penstock_batch_lines_held", "Batch lines that it holds", value=float(self._num_lines_held())
+        )
         yield self._gaps()
         info = GaugeMetricFamily("penstock_worker_info", "What this worker runs; always 1", labels=list(self._facts))
         info.add_metric(list(self._facts.values()), 1.0)

@@ -18,7 +18,8 @@ _MEANINGS = {
     415: "The body is not of the kind that is taken here.",
     416: "The range lies beyond the end of what there is.",
     429: "The API key is at a limit, which `param` names; ask again after `Retry-After` seconds.",
-    503: "The database cannot be reached, or the model is not known yet; ask again after `Retry-After` seconds.",
+    503: "What this needs is away (the database, Redis, the storage of files, a model), or too much is asked at once; "
+    "ask again after `Retry-After` seconds.",
 }
 
 

@@ -82,7 +82,7 @@ class ListQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    limit: Annotated[int, Field(ge=1, le=100, description="At most so many.")] = 20
     after: str | None = Field(default=None, description="Id of the last batch of the page before.")
     rates: bool = Field(default=False, description="Reckon the pace of those that have not ended.")
 

@@ -136,9 +136,11 @@ class ListQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    purpose: Literal["batch", "batch_output"] | None = None
-    limit: Annotated[int, Field(ge=1, le=10_000)] = 100
-    order: Literal["asc", "desc"] = "desc"
+    purpose: Literal["batch", "batch_output"] | None = Field(
+        default=None, description="Only files that were uploaded, or only those that batches have made."
+    )
+    limit: Annotated[int, Field(ge=1, le=10_000, description="At most so many.")] = 100
+    order: Literal["asc", "desc"] = Field(default="desc", description="Oldest first, or newest first.")
     after: str | None = Field(default=None, description="Id of the last file of the page before.")
 
 

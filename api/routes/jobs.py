@@ -120,10 +120,10 @@ class ListQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    state: JobState | None = None
-    batch_id: str | None = None
+    state: JobState | None = Field(default=None, description="Only jobs in this state.")
+    batch_id: str | None = Field(default=None, description="Only the lines of this batch.")
     id_prefix: str = Field(default="", description="How ids begin: `job_` and some of the digits.")
-    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    limit: Annotated[int, Field(ge=1, le=100, description="At most so many.")] = 20
     after: str | None = Field(default=None, description="Id of the last job of the page before.")
     excerpt: Annotated[int, Field(ge=0, le=10_000)] | None = Field(
         default=None,

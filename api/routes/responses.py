@@ -136,7 +136,7 @@ async def retrieve(
     parts: Parts,
     owner: Owner,
     response_id: str,
-    stream: bool = False,
+    stream: Annotated[bool, Query(description="Its events, in place of how it stands.")] = False,
     starting_after: Annotated[
         int, Query(ge=-1, le=10**15, description="`sequence_number` of the last event that you have.")
     ] = -1,

@@ -53,7 +53,7 @@ class PageQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    limit: Annotated[int, Field(ge=1, le=100, description="At most so many.")] = 20
     after: str | None = Field(default=None, description="Id of the last one of the page before.")
 
 

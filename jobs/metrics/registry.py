@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -13,20 +13,33 @@ from prometheus_client.registry import Collector
 
 from jobs.errors import StoreUnavailable
 from jobs.records import Standing
+from jobs.states import ENDED, AttemptOutcome, Priority
 from jobs.store import Store
-from jobs.store.counts import Counts, Deed
+from jobs.store.counts import DELIVERY_RESULTS, Counts, Deed
 
 FRESH_SECONDS = 5.0
 """So long a look at the queues serves every scrape."""
 
-_COUNTED = {
-    Deed.ACCEPTED: ("penstock_jobs_accepted", "Jobs stored", "queue"),
-    Deed.STARTED: ("penstock_attempts_started", "Attempts begun", "queue"),
-    Deed.ATTEMPT_ENDED: ("penstock_attempts_ended", "Attempts ended; lease_lost: the worker went silent", "outcome"),
-    Deed.RETRIED: ("penstock_jobs_retried", "Jobs back in the queue, by how the attempt before ended", "outcome"),
-    Deed.ENDED: ("penstock_jobs_ended", "Jobs ended", "state"),
-    Deed.DELIVERY_TRIED: ("penstock_webhook_attempts", "Attempts to deliver an event", "result"),
+_COUNTED: Mapping[Deed, tuple[str, str, str, Iterable[str]]] = {
+    Deed.ACCEPTED: ("penstock_jobs_accepted", "Jobs stored", "queue", Priority),
+    Deed.STARTED: ("penstock_attempts_started", "Attempts begun", "queue", Priority),
+    Deed.ATTEMPT_ENDED: (
+        "penstock_attempts_ended",
+        "Attempts ended; lease_lost: the worker went silent",
+        "outcome",
+        AttemptOutcome,
+    ),
+    Deed.RETRIED: (
+        "penstock_jobs_retried",
+        "Jobs back in the queue, by how the attempt before ended",
+        "outcome",
+        (AttemptOutcome.FAILED, AttemptOutcome.INTERRUPTED, AttemptOutcome.LEASE_LOST),
+    ),
+    Deed.ENDED: ("penstock_jobs_ended", "Jobs ended", "state", sorted(ENDED)),
+    Deed.DELIVERY_TRIED: ("penstock_webhook_attempts", "Attempts to deliver an event", "result", DELIVERY_RESULTS),
 }
+"""Name, meaning, label, and its values. All of them are told from the start, as 0: of a series that begins with its
+first event, Prometheus' `increase` misses that event, and `rate` of one that never began is nothing rather than 0."""
 
 
 class RoleCollector(Collector):
@@ -46,9 +59,9 @@ class CountsCollector(Collector):
         self._counts = counts
 
     def collect(self) -> Iterator[Metric]:
-        for deed, (name, meaning, label) in _COUNTED.items():
+        for deed, (name, meaning, label, values) in _COUNTED.items():
             family = CounterMetricFamily(name, f"{meaning}, by this process", labels=[label])
-            for value, number in self._counts.of(deed).items():
+            for value, number in {**dict.fromkeys(map(str, values), 0), **self._counts.of(deed)}.items():
                 family.add_metric([value], number)
             yield family
 

@@ -30,6 +30,9 @@ class Deed(StrEnum):
     """Attempts to deliver an event to a webhook, by how they went."""
 
 
+DELIVERY_RESULTS = ("taken", "failed", "given_up")
+"""How an attempt to deliver goes; `failed` is tried again."""
+
 Counted = Counter[tuple[Deed, str]]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
 from enum import Enum
 from typing import Any
@@ -11,6 +13,7 @@ import typer
 from api.wire import JobRequest
 from cli.knobs import PANEL
 from cli.main import app
+from cli.roles import MODULES, ROOT, python
 from ops.docs.markdown import code, table
 
 
@@ -41,7 +44,18 @@ def _described(path: str, command: Any) -> str:
     usage = code(" ".join([path, *options, *arguments]))
     told = " ".join((command.help or "").split())
     rows = [[spelled(param), described(param), _default(param)] for param in shown]
-    return f"## {path}\n\n{usage}\n\n{told}\n" + ("\n" + table(["option", "meaning", "default"], rows) if rows else "")
+    shown_options = table(["option", "meaning", "default"], rows) if rows else _own_help(path, command)
+    return f"## {path}\n\n{usage}\n\n{told}\n" + (f"\n{shown_options}" if shown_options else "")
+
+
+def _own_help(path: str, command: Any) -> str:
+    """What a command says of itself that reads its words itself."""
+    if command.context_settings.get("help_option_names") != []:
+        return ""
+    asked = python(*MODULES[path.removeprefix("penstock ")], "--help")
+    environment = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True)
+    return f"```text\n{done.stdout.strip()}\n```\n"
 
 
 def described(param: Any) -> str:

@@ -49,14 +49,17 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "invalid_api_key": (REQUEST, "Send `Authorization: Bearer KEY`, with a key that is known."),
     "invalid_form": (REQUEST, "The body is no multipart form as an upload needs it."),
     "invalid_json": (f"{REQUEST}, {LINE}", "The body, or the line, is not JSON."),
-    "invalid_json_schema": (f"{REQUEST}, {LINE}", "The JSON schema cannot be made into a grammar."),
+    "invalid_json_schema": (
+        f"{REQUEST}, {LINE}",
+        "The JSON schema cannot be kept: see [Get JSON](../how-to/get-json.md).",
+    ),
     "invalid_lines": (BATCH, "Lines cannot run, and the batch was made with `on_invalid` `reject`."),
     "invalid_request": (JOB, "The worker found what the API could not see; the message names the field."),
-    "invalid_text": (REQUEST, "The body is not UTF-8, or holds what no text may hold."),
+    "invalid_text": (f"{REQUEST}, {LINE}", "A text holds what cannot be stored: a NUL, or half a surrogate pair."),
     "invalid_metrics_key": (REQUEST, "Metrics ask for the key in `PENSTOCK_METRICS_KEY`, as a bearer token."),
     "invalid_type": (f"{REQUEST}, {LINE}", "The field has another type than this one."),
     "invalid_url": (LINE, "The line's `url` is none that runs lines."),
-    "invalid_utf8": (LINE, "The line is not UTF-8."),
+    "invalid_utf8": (f"{REQUEST}, {LINE}", "The body, or the line, is not UTF-8."),
     "invalid_value": (f"{REQUEST}, {LINE}", "The field's value is out of its limits; the message says which they are."),
     "lease_lost": (JOB, "The worker lost its hold on the job. Another attempt follows."),
     "line_too_long": (LINE, "The line is over `PENSTOCK_MAX_LINE_BYTES`."),
@@ -70,13 +73,21 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "no_valid_line": (BATCH, "Not one line of the file can run at the batch's endpoint."),
     "not_found": (REQUEST, "There is no such object, or it belongs to another key."),
     "not_replayable": (REQUEST, "Only a job that succeeded, and whose text is kept, can be replayed."),
+    "overloaded": (
+        REQUEST,
+        "More requests are being answered, or more bytes of them held, than `PENSTOCK_MAX_REQUESTS` and "
+        "`PENSTOCK_MAX_HELD_BYTES` allow. Ask again after `Retry-After` seconds.",
+    ),
     "previous_response_not_found": (REQUEST, "`previous_response_id` names nothing that is stored."),
     "queue_unavailable": (
         f"{REQUEST}, {STREAM}",
         "Redis cannot be reached. Jobs are kept; streams must be read again.",
     ),
     "range_not_satisfiable": (REQUEST, "The range begins behind what the file has."),
-    "rate_limit_exceeded": (REQUEST, "A limit of the API key, which `param` names. Ask again after `Retry-After`."),
+    "rate_limit_exceeded": (
+        REQUEST,
+        "A limit of the API key, which `param` names: see [Keys and limits](../how-to/operate/keys.md).",
+    ),
     "server_error": (JOB, "What `/v1/responses` says of a job that failed."),
     "server_stopping": (STREAM, "The API is stopping. The job goes on; connect again."),
     "storage_unavailable": (REQUEST, "The disk or object store of files cannot serve. Ask again."),
@@ -96,7 +107,9 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "url_mismatch": (LINE, "The line's `url` is not the batch's `endpoint`."),
     "webhook_disabled": (REQUEST, "The webhook's target answered 410. Make a new webhook."),
 }
-_WORD = re.compile(r"[a-z]+(_[a-z0-9]+)+\Z")
+_WORD = re.compile(r"[a-z]+(_[a-z0-9]+)*\Z")
+_NO_CODES = frozenset({"code"})
+"""Words that stand where a code may: `told.get("code", …)`."""
 
 
 def error_codes() -> str:
@@ -127,7 +140,7 @@ def _codes(tree: ast.AST) -> Iterator[str]:
         for value in _places_of_codes(node):
             for leaf in ast.walk(value):
                 if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str) and _WORD.match(leaf.value):
-                    yield leaf.value
+                    yield from {leaf.value} - _NO_CODES
 
 
 def _places_of_codes(node: ast.AST) -> Iterator[ast.expr]:

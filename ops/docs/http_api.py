@@ -24,6 +24,14 @@ TAGS = {
 }
 """Titles by tag, in the order of the page. A tag that is not here goes to the end under its own name."""
 
+BEFORE_ANY_CALL = {
+    "405": "The URL is served, but not with this method.",
+    "408": "The headers, or the body, came too slowly. The connection is closed.",
+    "431": "The headers are over 64 KiB. The connection is closed, and there is no body.",
+    "500": "A defect of Penstock. The log names its place.",
+}
+"""Statuses that no call has of its own, so that OpenAPI's document does not list them."""
+
 
 @cache
 def document() -> Mapping[str, Any]:
@@ -98,7 +106,7 @@ def objects() -> str:
 
 def statuses() -> str:
     """What a status means, wherever it is answered."""
-    found: dict[str, str] = {}
+    found = dict(BEFORE_ANY_CALL)
     for _, _, call in operations():
         for status, answer in call["responses"].items():
             if status >= "400":

@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ops.docs import commands, error_codes, http_api, results, settings, states
+from ops.docs import commands, error_codes, http_api, metrics, results, settings, states
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITTEN = ROOT / "docs"
+_UNBUILT = re.compile(r"^<!-- only in the repository -->\n(?:.+\n)+\n", re.MULTILINE)
 _PLACE = re.compile(r"^<!-- made: (?P<name>[a-z_]+) -->$", re.MULTILINE)
 
 PARTS: Mapping[str, Callable[[], str]] = {
@@ -23,6 +24,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "job_events": http_api.job_events,
     "batch_events": http_api.batch_events,
     "webhook_events": http_api.webhook_events,
+    "metrics": metrics.metrics,
+    "alerts": metrics.alerts,
     "error_codes": error_codes.error_codes,
     "states": states.states,
     "outcomes": states.outcomes,
@@ -55,7 +58,7 @@ def write_pages(target: Path) -> None:
 
 
 def completed(page: str) -> str:
-    """A page with its made parts. Raises UnknownPart."""
+    """A page with its made parts, without what is for readers of the repository. Raises UnknownPart."""
 
     def made(place: re.Match[str]) -> str:
         name = place["name"]
@@ -63,4 +66,4 @@ def completed(page: str) -> str:
             raise UnknownPart(f"made: {name}: one of {', '.join(PARTS)}")
         return PARTS[name]()
 
-    return _PLACE.sub(made, page)
+    return _PLACE.sub(made, _UNBUILT.sub("", page))

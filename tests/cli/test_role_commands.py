@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cli.home import Addresses, announce
 from cli.roles import ROOT, child_environment, read_settings
 from tests.cli.conftest import Said
 
@@ -67,6 +68,33 @@ def test_a_role_replaces_the_command(
     (program, command, _), *_ = replaced
     assert program == sys.executable
     assert command == [sys.executable, "-P", "-m", *module]
+
+
+@pytest.mark.parametrize(
+    ("words", "own_url", "given"),
+    [
+        (["audit"], "", "postgresql://embedded"),
+        (["worker"], "", "postgresql://embedded"),
+        (["audit"], "postgresql://mine", "postgresql://mine"),
+        (["chaos", "--help"], "", None),
+    ],
+)
+def test_beside_an_up_with_postgres_a_command_works_on_that_one(
+    penstock: Penstock,
+    replaced: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    words: list[str],
+    own_url: str,
+    given: str | None,
+) -> None:
+    monkeypatch.setenv("PENSTOCK_HOME", str(tmp_path))
+    if own_url:
+        monkeypatch.setenv("PENSTOCK_DATABASE_URL", own_url)
+    with announce(tmp_path, Addresses(os.getpid(), "http://x", "http://y", "postgresql://embedded")):
+        penstock(*words)
+    (_, _, environment), *_ = replaced
+    assert environment.get("PENSTOCK_DATABASE_URL") == given
 
 
 def test_the_password_of_flower_is_not_on_its_command_line(

@@ -21,6 +21,13 @@ def plain() -> Iterator[System]:
 
 
 @pytest.fixture(scope="module")
+def keyed() -> Iterator[System]:
+    """One in which keys are made, and are known at once. What it had before is nobody's."""
+    with running("--model", "demo", PENSTOCK_KEY_CACHE_SECONDS="0") as system:
+        yield system
+
+
+@pytest.fixture(scope="module")
 def elsewhere(s3_server: str) -> Iterator[System]:
     """The same with its rows in PostgreSQL and its files in an object store."""
     keys = {

@@ -1,7 +1,7 @@
 """Runs the blocks of a page as somebody would who reads it: in one folder, one after the other, with a real system.
 
 Addresses that a page writes out (`http://127.0.0.1:8000`) are exchanged for those of the running system.
-Variables of the shell with small letters live on from block to block.
+Variables of the shell with small letters live on from block to block, and so does the key to the API.
 """
 
 from __future__ import annotations
@@ -28,8 +28,13 @@ _IDS = {"JOB_ID": re.compile(r"job_[0-9a-f]{32}"), "BATCH_ID": re.compile(r"batc
 _IDS |= {"FILE_ID": re.compile(r"file-[0-9a-f]{32}")}
 _STATE = ".variables"
 _SHELL = f"""set -euo pipefail
-[ ! -f {_STATE} ] || . ./{_STATE}
-trap 'set -o posix; set | grep -E "^[a-z][a-z_]*=" > {_STATE} || true' EXIT
+[ ! -f {_STATE} ] || {{ set -a; . ./{_STATE}; set +a; }}
+keep() {{
+    unset BASH_EXECUTION_STRING
+    set -o posix
+    set | grep -E "^([a-z][a-z_]*|PENSTOCK_API_KEY)=" > {_STATE} || true
+}}
+trap keep EXIT
 """
 
 

@@ -57,6 +57,17 @@ def test_every_call_of_the_api_has_a_title_and_a_place_on_the_page() -> None:
     assert [name for name, call in calls.items() if not call.get("summary") or f"### {name}\n" not in page] == []
 
 
+def test_every_parameter_of_a_call_is_described() -> None:
+    given = [
+        (f"{method} {path}", one)
+        for method, path, call in operations()
+        for one in call.get("parameters", ())
+        if one["in"] != "path"
+    ]
+    assert len(given) > 30
+    assert [(name, one["name"]) for name, one in given if not one.get("description")] == []
+
+
 def test_what_a_result_line_says_under_penstock_is_described() -> None:
     shown = {name for state in JobState if state not in {"queued", "running"} for name in rendered(state)["penstock"]}
     assert shown == set(MEANINGS)
@@ -65,6 +76,14 @@ def test_what_a_result_line_says_under_penstock_is_described() -> None:
 def test_the_columns_of_a_table_of_results_are_named() -> None:
     page = (ROOT / "docs/reference/result-lines.md").read_text(encoding="utf-8")
     assert [name for name in COLUMNS if f"`{name}`" not in page] == []
+
+
+def test_a_page_with_made_parts_says_so_in_the_repository_only() -> None:
+    pages = [page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md")]
+    made = [page for page in pages if "<!-- made: " in page]
+    assert len(made) > 5
+    assert [page for page in made if "`make docs` builds it whole" not in page] == []
+    assert [page for page in map(completed, pages) if "`make docs` builds it whole" in page] == []
 
 
 def test_every_made_part_is_on_a_page_and_none_is_unknown() -> None:

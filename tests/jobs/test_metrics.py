@@ -13,9 +13,11 @@ from prometheus_client import CollectorRegistry
 from jobs.binding import is_loopback
 from jobs.dispatcher import Round
 from jobs.metrics.dispatching import RoundMeter
-from jobs.metrics.registry import new_registry
+from jobs.metrics.registry import CountsCollector, new_registry
 from jobs.metrics.serving import UnsafeMetrics, bears, serve_metrics
 from jobs.records import Publishable
+from jobs.states import ENDED
+from jobs.store.counts import DELIVERY_RESULTS, Counts
 from tests.jobs.support import make_settings
 from tests.ops.running import free_port
 
@@ -45,6 +47,13 @@ def test_a_process_says_what_it_is(serve: Serve) -> None:
     said = get(serve() + "/metrics")
     assert 'penstock_role_info{role="worker"} 1.0' in said.text
     assert said.headers["Content-Type"].startswith("text/plain")
+
+
+def test_every_number_that_may_come_is_told_from_its_start() -> None:
+    families = {family.name: family for family in CountsCollector(Counts()).collect()}
+    for name, values in (("penstock_webhook_attempts", set(DELIVERY_RESULTS)), ("penstock_jobs_ended", set(ENDED))):
+        told = {sample.labels.popitem()[1]: sample.value for sample in families[name].samples}
+        assert told == dict.fromkeys(values, 0), name
 
 
 def test_with_a_key_nobody_else_reads_it(serve: Serve) -> None:
