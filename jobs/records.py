@@ -73,6 +73,8 @@ class QueueDepth:
     oldest_at: datetime | None
     """When the oldest that waits was accepted; of lines, when their batch was."""
     at_least: bool = False
+    num_to_take_in: int = 0
+    """Of the queued, lines of files that are no rows yet."""
 
 
 @dataclass(frozen=True, slots=True)
