@@ -115,6 +115,10 @@ class Client:
         """One page: `{"data": […], "has_more": bool}`."""
         return self._page("/v1/webhooks", limit, after)
 
+    def change_webhook(self, webhook_id: str, changes: Mapping[str, Any]) -> Json:
+        """Change what is named. Repeating it is harmless."""
+        return self._json("POST", f"/v1/webhooks/{webhook_id}", json=dict(changes))
+
     def delete_webhook(self, webhook_id: str) -> Json:
         return self._json("DELETE", f"/v1/webhooks/{webhook_id}")
 

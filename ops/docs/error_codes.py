@@ -94,7 +94,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "unsupported_media_type": (REQUEST, "The body's `Content-Type` is not the one that is taken here."),
     "unsupported_value": (f"{REQUEST}, {LINE}", "OpenAI has it, Penstock does not; the message says what there is."),
     "url_mismatch": (LINE, "The line's `url` is not the batch's `endpoint`."),
-    "webhook_disabled": (REQUEST, "The webhook's target answered 410. Make a new webhook."),
+    "webhook_disabled": (REQUEST, "The webhook's target answered 410, or its owner disabled it. Enable it first."),
 }
 _WORD = re.compile(r"[a-z]+(_[a-z0-9]+)+\Z")
 

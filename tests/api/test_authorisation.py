@@ -120,6 +120,7 @@ MATRIX: dict[str, Row] = {
     "POST /v1/webhooks": writes(201, request=_json(lambda _: _HOOK)),
     "GET /v1/webhooks": reads(),
     "GET /v1/webhooks/{webhook_id}": reads(private=True),
+    "POST /v1/webhooks/{webhook_id}": writes(private=True, request=_json(lambda _: {"enabled": True})),
     "DELETE /v1/webhooks/{webhook_id}": writes(private=True),
     "POST /v1/webhooks/{webhook_id}/test": writes(202, private=True),
     "GET /v1/webhooks/{webhook_id}/deliveries": reads(private=True),

@@ -60,6 +60,7 @@ def test_every_call_is_documented_with_its_refusals(api: Api) -> None:
         "post /v1/webhooks",
         "get /v1/webhooks",
         "get /v1/webhooks/{webhook_id}",
+        "post /v1/webhooks/{webhook_id}",
         "delete /v1/webhooks/{webhook_id}",
         "post /v1/webhooks/{webhook_id}/test",
         "get /v1/webhooks/{webhook_id}/deliveries",
