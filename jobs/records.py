@@ -76,6 +76,10 @@ class QueueDepth:
     num_to_take_in: int = 0
     """Of the queued, lines of files that are no rows yet."""
 
+    def oldest_seconds(self, now: datetime) -> float:
+        """Age of the oldest that waits; 0 when none does."""
+        return 0.0 if self.oldest_at is None else max(0.0, (now - self.oldest_at).total_seconds())
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationRecord:
@@ -210,23 +214,12 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
-class QueueStanding:
-    """How one queue stands. `num_waiting`: queued jobs; `num_messages`: those of them with a message out."""
-
-    num_waiting: int
-    num_messages: int
-    num_running: int
-    oldest_seconds: float
-    """Age of the oldest that waits; 0 when none does."""
-
-
-@dataclass(frozen=True, slots=True)
 class Standing:
     """How everything stands at one instant. `window`: batch lines that may be in flight."""
 
-    queues: Mapping[Priority, QueueStanding]
+    at: datetime
+    queues: Mapping[Priority, QueueDepth]
     num_open_batches: int
-    num_lines_to_take_in: int
     num_deliveries_waiting: int
     num_workers: Mapping[str, int]
     """Living ones, by model."""
