@@ -159,6 +159,12 @@ class JobObject(BaseModel):
     events_url: str
 
 
+class DeletedJob(BaseModel):
+    id: str
+    object: Literal["job"] = "job"
+    deleted: Literal[True] = True
+
+
 class JobPage(BaseModel):
     """Newest first. For the next page: `?after=` its `last_id`."""
 

@@ -79,6 +79,10 @@ class Client:
         priority = "batch" if in_batch else "interactive"
         return self._json("POST", f"/v1/jobs/{job_id}/replay", params={"priority": priority})
 
+    def delete_job(self, job_id: str) -> Json:
+        """Erase a job that has ended. Repeating it is harmless."""
+        return self._json("DELETE", f"/v1/jobs/{job_id}")
+
     def batch(self, batch_id: str) -> Json:
         return self._json("GET", f"/v1/batches/{batch_id}")
 

@@ -301,9 +301,11 @@ class Forgotten:
     num_workers: int = 0
     num_samples: int = 0
     num_deliveries: int = 0
+    num_jobs: int = 0
+    """Of which nothing was left but the row that says that they were deleted."""
 
     def __bool__(self) -> bool:
-        return bool(self.num_keys or self.num_workers or self.num_samples or self.num_deliveries)
+        return any((self.num_keys, self.num_workers, self.num_samples, self.num_deliveries, self.num_jobs))
 
 
 def recipe_id(recipe: Mapping[str, Any]) -> str:

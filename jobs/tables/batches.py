@@ -61,6 +61,7 @@ class Batch(Base):
     output_expires_after_seconds: Mapped[int | None] = mapped_column(BigInteger)
     traceparent: Mapped[str | None] = mapped_column(String(64), doc="W3C trace context of the call that made it.")
     finalized_at: Mapped[datetime | None] = mapped_column(Instant, doc="When its files were whole.")
+    lines_deleted_at: Mapped[datetime | None] = mapped_column(Instant, doc="When the time of all its lines was over.")
 
     __table_args__ = (
         CheckConstraint(
@@ -78,6 +79,7 @@ class Batch(Base):
             "id",
             **where("input_file_id IS NOT NULL AND finalized_at IS NULL AND failed_at IS NULL"),
         ),
+        Index("ix_batches_kept", "ended_at", **where("ended_at IS NOT NULL AND lines_deleted_at IS NULL")),
         Index("ix_batches_owner", "owner", "id"),
     )
 

@@ -58,6 +58,7 @@ class Job(Base):
     created_at: Mapped[datetime] = mapped_column(Instant)
     started_at: Mapped[datetime | None] = mapped_column(Instant, doc="First claim.")
     ended_at: Mapped[datetime | None] = mapped_column(Instant)
+    deleted_at: Mapped[datetime | None] = mapped_column(Instant, doc="Of its texts nothing is left: `store.deleting`.")
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON, doc='{"code","message","retryable"}')
     traceparent: Mapped[str | None] = mapped_column(
         String(64), doc="W3C trace context of the call that made it; a line of a file has its batch's."
@@ -102,6 +103,14 @@ class Job(Base):
         # An owner's open jobs outside of batches. No line of a batch is ever in it.
         Index("ix_jobs_owner_loose", "owner", "id", **where("batch_id IS NULL AND ended_at IS NULL")),
         Index("ix_jobs_state", "state", "id"),
+        # Single jobs in the order in which they ended: what is deleted by itself. No line of a batch is ever in it.
+        Index(
+            "ix_jobs_kept",
+            "ended_at",
+            **where("batch_id IS NULL AND ended_at IS NOT NULL AND deleted_at IS NULL"),
+        ),
+        # What is left of deleted jobs, until it goes too.
+        Index("ix_jobs_deleted", "deleted_at", **where("deleted_at IS NOT NULL")),
     )
 
 

@@ -97,6 +97,7 @@ MATRIX: dict[str, Row] = {
     "POST /v1/jobs": writes(202, request=_json(lambda _: _PROMPT)),
     "GET /v1/jobs": reads(),
     "GET /v1/jobs/{job_id}": reads(private=True),
+    "DELETE /v1/jobs/{job_id}": writes(private=True),
     "POST /v1/jobs/{job_id}/cancel": writes(private=True),
     "GET /v1/jobs/{job_id}/events": reads(private=True),
     "POST /v1/jobs/{job_id}/replay": writes(202, private=True),

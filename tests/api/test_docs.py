@@ -37,6 +37,7 @@ def test_every_call_is_documented_with_its_refusals(api: Api) -> None:
         "post /v1/jobs",
         "get /v1/jobs",
         "get /v1/jobs/{job_id}",
+        "delete /v1/jobs/{job_id}",
         "post /v1/jobs/{job_id}/cancel",
         "get /v1/jobs/{job_id}/events",
         "post /v1/files",

@@ -114,7 +114,11 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.shutdown(socket.SHUT_RDWR)
 
     def do_DELETE(self) -> None:
-        self.reply(200, {"id": self.path.rpartition("/")[2], "deleted": True})
+        self.server.seen.append((self.path, dict(self.headers), None))
+        if self.server.refusals:
+            self.reply(*self.server.refusals.pop(0))
+        else:
+            self.reply(200, {"id": self.path.rpartition("/")[2], "deleted": True})
 
     def do_GET(self) -> None:
         self.server.seen.append((self.path, dict(self.headers), None))
