@@ -178,7 +178,7 @@ def _engines(path: Path, options: argparse.Namespace, console: Console) -> dict[
     return rates
 
 
-def _system(path: Path, options: argparse.Namespace, engine: Rate, console: Console) -> dict[str, float]:
+def _system(path: Path, options: argparse.Namespace, engine: Rate, console: Console) -> dict[str, Any]:
     console.print("Whole system: HTTP, database, Redis, Celery, engine …")
     run: SystemRun = run_system(path, short_chats(options.jobs), SYSTEM_SLOTS)
     table = Table(
@@ -186,6 +186,8 @@ def _system(path: Path, options: argparse.Namespace, engine: Rate, console: Cons
     )
     table.add_row("tokens/s", f"{run.rate.per_second:.1f}")
     table.add_row("× the engine alone", f"{run.rate.per_second / engine.per_second:.2f}")
+    for name, seconds in sorted(run.processor_seconds.items(), key=lambda item: -item[1]):
+        table.add_row(f"processor seconds of {name}", f"{seconds:.2f} of {run.rate.seconds:.2f}")
     table.add_row("worker's peak memory", f"{run.peak_bytes / 2**20:.0f} MiB")
     table.add_row("model file + KV cells", f"{(run.model_bytes + run.kv_bytes) / 2**20:.0f} MiB")
     table.add_row("above those", f"{run.overhead_bytes / 2**20:.0f} MiB")
@@ -194,6 +196,8 @@ def _system(path: Path, options: argparse.Namespace, engine: Rate, console: Cons
         "tokens_per_second": run.rate.per_second,
         "of_engine": run.rate.per_second / engine.per_second,
         "overhead_bytes": run.overhead_bytes,
+        "seconds": run.rate.seconds,
+        "processor_seconds": dict(run.processor_seconds),
     }
 
 

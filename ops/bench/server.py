@@ -69,7 +69,7 @@ class Server:
 
 @contextmanager
 def server(path: Path, slots: int, context_tokens: int, *, gpu_layers: int = 0) -> Iterator[Server]:
-    """Start llama-server; it is ended at the end. Its threads wait asleep, as the engine's do."""
+    """Start llama-server; it is ended at the end. It runs as it comes: nothing that is set for the engine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -78,12 +78,9 @@ def server(path: Path, slots: int, context_tokens: int, *, gpu_layers: int = 0) 
         PROGRAM, "-m", str(path), "-np", str(slots), "-c", str(context_tokens * slots), "-fa", "on",
         "-t", str(threads), "-ngl", str(gpu_layers), "--host", "127.0.0.1", "--port", str(port), "--no-webui",
     ]  # fmt: skip
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={"OMP_WAIT_POLICY": "passive", **os.environ},
-    )
+    own = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    environment = {name: value for name, value in os.environ.items() if name not in own}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     try:
         _wait_until_ready(port, process)
         yield Server(port)

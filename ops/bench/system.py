@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,17 +23,18 @@ from worker.engine.model import ModelOptions
 from worker.gguf_header import read_header
 
 READY_SECONDS = 180.0
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class SystemRun:
-    """`peak_bytes`: the worker's largest resident memory."""
+    """`peak_bytes`: the worker's largest resident memory. `processor_seconds`: by process, during the run."""
 
     rate: Rate
     peak_bytes: int
     model_bytes: int
     kv_bytes: int
+    processor_seconds: Mapping[str, float]
 
     @property
     def overhead_bytes(self) -> int:
@@ -47,9 +48,11 @@ def run_system(path: Path, work: Sequence[Work], slots: int) -> SystemRun:
         client = httpx.Client(base_url=url, timeout=60)
         _wait_until_ready(client, process)
         _run_batch(client, work[: max(1, len(work) // 8)])
+        before = _processor_seconds(process)
         rate = _run_batch(client, work)
+        spent = {name: seconds - before.get(name, 0.0) for name, seconds in _processor_seconds(process).items()}
         peak = _worker_peak_bytes(process)
-    return SystemRun(rate, peak, path.stat().st_size, _kv_bytes(path, slots))
+    return SystemRun(rate, peak, path.stat().st_size, _kv_bytes(path, slots), spent)
 
 
 def _run_batch(client: httpx.Client, work: Sequence[Work]) -> Rate:
@@ -106,6 +109,17 @@ def _wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes]) ->
             pass
         time.sleep(POLL_SECONDS)
     raise RuntimeError(f"not ready within {READY_SECONDS:.0f} seconds")
+
+
+def _processor_seconds(process: subprocess.Popen[bytes]) -> dict[str, float]:
+    """Of each process below this one, by the last word that names it: a role, or a program."""
+    seconds: dict[str, float] = {}
+    for child in psutil.Process(process.pid).children(recursive=True):
+        command = child.cmdline()
+        role = command[command.index("-m") + 1] if "-m" in command[:-1] else Path(command[0]).name.split(":")[0]
+        times = child.cpu_times()
+        seconds[role] = seconds.get(role, 0.0) + times.user + times.system
+    return seconds
 
 
 def _worker_peak_bytes(process: subprocess.Popen[bytes]) -> int:

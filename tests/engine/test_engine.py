@@ -164,6 +164,28 @@ def test_a_cancel_before_admission_ends_at_once(running: Running) -> None:
         assert all(ended(generation).finish_reason == "length" for generation in crowd)
 
 
+def test_a_cancel_of_one_that_waits_behind_others_comes_within_a_step(running: Running) -> None:
+    with running() as engine:
+        busy = [engine.submit(request(seed, max_tokens=200, interactive=False)) for seed in range(17)]
+        behind = engine.submit(request(18, max_tokens=10, interactive=False))
+        behind.cancel()
+        assert ended(behind).finish_reason == "cancelled"
+        assert sum(generation.wait(0) is None for generation in busy) == 17
+        for generation in busy:
+            generation.cancel()
+
+
+def test_of_a_batch_that_waits_the_longest_request_gets_the_next_slot(running: Running) -> None:
+    order: list[str] = []
+    with running(on_text=lambda deltas: order.extend(delta.request_id for delta in deltas)) as engine:
+        busy = [engine.submit(request(seed, max_tokens=20, interactive=False)) for seed in range(16)]
+        late = [engine.submit(request(20 + n, max_tokens=n, interactive=False)) for n in (5, 60, 3, 30)]
+        for generation in busy + late:
+            ended(generation)
+    begun = sorted(late, key=lambda generation: order.index(generation.request.id))
+    assert [generation.request.max_tokens for generation in begun] == [60, 30, 5, 3]
+
+
 def test_a_deadline_ends_as_expired_with_what_there_is(running: Running) -> None:
     with running() as engine:
         past = engine.submit(request(1, deadline=time.monotonic() - 1))

@@ -212,13 +212,44 @@ def wide(tiny_model_path: Path) -> Iterator[Model]:
     loaded.close()
 
 
-def test_the_last_lines_of_two_tiles_move_into_one_and_no_token_changes(wide: Model) -> None:
-    requests = [request(i, 10, 60 if i % 4 == 3 else 4, interactive=False) for i in range(32)]
+@pytest.mark.parametrize("row_class", ["tile", "lone"])
+def test_a_short_sequence_makes_way_for_a_long_prompt_and_no_token_changes(model: Model, row_class: RowClass) -> None:
+    """Low slots are decoded first: the long one sits there. A lone one is in nobody's way."""
+    short = [request(i, 10, 30, interactive=False, row_class="tile") for i in range(15)]
+    long = request(40, 160, 20, interactive=False, row_class=row_class)
 
     def run(some: list[Request]) -> tuple[list[Completion], int]:
-        engine = Engine(wide)
+        engine = Engine(model)
+        generations = []
+        for each in some:
+            generations.append(engine.submit(each))
+            engine.step()
+        if len(some) > 1 and row_class == "tile":
+            assert engine._slots.at(0).request is long
+            assert engine._slots.at(15).request is short[0]
         engine.start()
-        completions = [ended(generation) for generation in [engine.submit(each) for each in some]]
+        completions = [ended(generation) for generation in generations]
+        engine.stop()
+        return completions, engine.stats().details["num_moves"]
+
+    together, num_moves = run([*short, long])
+    assert num_moves == (1 if row_class == "tile" else 0)
+    assert [c.token_ids for c in together] == [run([each])[0][0].token_ids for each in [*short, long]]
+    assert [model.num_cells(slot) for slot in range(model.num_slots)] == [0] * model.num_slots
+
+
+def test_the_last_lines_of_two_tiles_move_into_one_and_no_token_changes(wide: Model) -> None:
+    requests = [request(i, 10, 80 if i % 4 == 3 else 40, interactive=False) for i in range(32)]
+
+    def run(some: list[Request]) -> tuple[list[Completion], int]:
+        """Each has its slot before the next one comes: the long ones stand in both tiles."""
+        engine = Engine(wide)
+        generations = []
+        for each in some:
+            generations.append(engine.submit(each))
+            engine.step()
+        engine.start()
+        completions = [ended(generation) for generation in generations]
         engine.stop()
         return completions, engine.stats().details["num_moves"]
 

@@ -18,45 +18,30 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from worker.engine.gaps import Gaps
 from worker.engine.generation import Completion, EngineStats, Generation, Request, RowClass, TextDelta
-from worker.engine.model import ModelOptions, TileRow
+from worker.engine.loaded import LoadedModel
+from worker.engine.model import TileRow
 from worker.engine.prefill import Prefiller
 from worker.engine.prefix import PrefixStore
-from worker.engine.sampling import Row, Sampler
+from worker.engine.sampling import Row
 from worker.engine.sequence import Sequence
 from worker.engine.slots import Slots
+from worker.engine.waiting import Queue, Waiting
 
 RATE_WINDOW_SECONDS = 5.0
 IDLE_CHUNKS = 4
 """Chunks that a step may spend on prompts while no sequence waits for its next token."""
+SHORT_BY = 4
+"""A sequence this many times shorter than a new prompt makes way for it: the copy is cheap beside what it saves."""
 SPARE_CELL_BYTES = 512 * 1024 * 1024
 """Memory for cells outside the slots, unless the caller says: those of paused sequences and of shared beginnings."""
 
 
 class EngineStopped(Exception):
     """The engine takes no more requests: it was stopped, or it failed."""
-
-
-class LoadedModel(Protocol):
-    """What the engine needs of a model (`worker.engine.model.Model`)."""
-
-    options: ModelOptions
-    context_tokens: int
-    tile_slots: int
-    num_slots: int
-    vocabulary: Any
-    blocks_are_exact: bool
-
-    def prefill(self, pieces: Any, *, output_last: bool = False) -> Row | None: ...
-    def decode_lone(self, slot: int, token: int, position: int) -> Row: ...
-    def decode_tiles(self, rows: Any, first_slot: int) -> list[Row]: ...
-    def forget(self, slot: int, start: int = 0) -> None: ...
-    def save(self, slot: int) -> Any: ...
-    def load_cells(self, slot: int, state: Any) -> None: ...
-    def sampler(self, sampling: Any, prompt: Any) -> Sampler: ...
 
 
 class Engine:
@@ -81,7 +66,7 @@ class Engine:
         self._prefixes = PrefixStore(spare_cell_bytes)
         self._prefiller = Prefiller(model, self._prefixes)
         self._paused: list[Sequence] = []
-        self._waiting: dict[bool, deque[tuple[Generation, float]]] = {True: deque(), False: deque()}
+        self._waiting = {True: Queue(), False: Queue(self._chunk, patience=self._slots.total)}
         self._wake = threading.Condition()
         self._stopping: Literal["no", "draining", "now"] = "no"
         self._drain_until = 0.0
@@ -108,7 +93,7 @@ class Engine:
         with self._wake:
             if self._stopping != "no" or self.failure is not None:
                 raise EngineStopped("the engine takes no more requests")
-            self._waiting[request.interactive].append((generation, time.monotonic()))
+            self._waiting[request.interactive].add(Waiting(generation, time.monotonic()))
             self._wake.notify()
         return generation
 
@@ -193,8 +178,8 @@ class Engine:
     def _interrupt_for_stop(self) -> None:
         """What waits goes back at once; what runs, when the drain's time is over."""
         for queue in self._waiting.values():
-            for generation, _ in queue:
-                generation.interrupt()
+            for entry in queue:
+                entry.generation.interrupt()
         if self._stopping == "now" or time.monotonic() >= self._drain_until:
             for sequence in [*self._slots, *self._paused]:
                 sequence.generation.interrupt()
@@ -202,38 +187,56 @@ class Engine:
     # -- who runs
 
     def _admit(self) -> None:
-        """Interactive requests first, then what was paused, then the rest: each in the order it came."""
+        """Interactive requests first, in the order they came; then what was paused; then the longest first."""
         self._admit_from(self._waiting[True])
         while self._paused and self._slots.class_for("tile", interactive=False):
             self._resume(self._paused.pop(0))
         if not self._paused:
             self._admit_from(self._waiting[False])
 
-    def _admit_from(self, queue: deque[tuple[Generation, float]]) -> None:
-        for _ in range(len(queue)):
-            generation, submitted = queue.popleft()
-            if self._cut_reason(generation) is not None:
-                self._end_unstarted(generation, submitted)
-                continue
-            row_class = self._class_for(generation.request)
+    def _admit_from(self, queue: Queue) -> None:
+        while (entry := self._first(queue)) is not None:
+            row_class = self._class_for(entry.generation.request)
             if row_class is None:
-                queue.appendleft((generation, submitted))
                 return
-            try:
-                sampler = self._model.sampler(generation.request.sampling, generation.request.prompt.token_ids)
-            except ValueError as error:
-                self._end_unstarted(generation, submitted, str(error))
-                continue
-            for token in generation.request.taken_over:
-                sampler.accept(token)
-            self._num_admitted += 1
-            slot = self._slots.take(row_class)
-            sequence = Sequence(generation, slot, row_class, sampler, submitted=submitted, serial=self._num_admitted)
-            sequence.take_over(self._model.vocabulary.piece)
-            self._slots.seat(sequence)
-            self._prefiller.enter(sequence)
-            if sequence.finish_reason is not None:  # what it took over was all of it
-                self._end(sequence)
+            with self._wake:
+                queue.take()
+            self._enter(entry, row_class)
+
+    def _first(self, queue: Queue) -> Waiting | None:
+        with self._wake:
+            return queue.first()
+
+    def _enter(self, entry: Waiting, row_class: RowClass) -> None:
+        """Give a request a slot, and its prompt to the prefiller."""
+        generation, submitted = entry
+        try:
+            sampler = self._model.sampler(generation.request.sampling, generation.request.prompt.token_ids)
+        except ValueError as error:
+            self._end_unstarted(entry, str(error))
+            return
+        for token in generation.request.taken_over:
+            sampler.accept(token)
+        self._num_admitted += 1
+        slot = self._make_way(self._slots.take(row_class), len(generation.request.prefix_ids))
+        sequence = Sequence(generation, slot, row_class, sampler, submitted=submitted, serial=self._num_admitted)
+        sequence.take_over(self._model.vocabulary.piece)
+        self._slots.seat(sequence)
+        self._prefiller.enter(sequence)
+        if sequence.finish_reason is not None:  # what it took over was all of it
+            self._end(sequence)
+
+    def _make_way(self, slot: int, num_tokens: int) -> int:
+        """A lower slot than the free one for a long prompt, if a short sequence can go there instead; else that slot.
+
+        llama.cpp's threads take a step's attention in the order of slots, a few at a time: a long one among the last
+        keeps one of them at work while the others wait.
+        """
+        short = self._slots.first_shorter(slot, num_tokens // SHORT_BY)
+        if short is None:
+            return slot
+        self._move(short, slot)
+        return self._slots.take("tile")
 
     def _class_for(self, request: Request) -> RowClass | None:
         """The class of the slot a request may have now; an interactive one has another sequence paused for it."""
@@ -275,15 +278,24 @@ class Engine:
     def _close_ranks(self) -> None:
         """Nobody waits, and fewer tiles would do: move the sequences of the last ones down, a copy of cells each."""
         while not self._paused and not any(self._waiting.values()) and self._slots.num_spare_tiles() > 0:
-            sequence = self._slots.at(self._slots.highest_tile_slot())
-            state = self._model.save(sequence.slot) if sequence.position else None
-            self._model.forget(sequence.slot)
-            self._slots.give_back(sequence.slot)
-            sequence.saved = state
-            self._resume(sequence)
-            self._num_moves += 1
+            self._move(self._slots.at(self._slots.highest_tile_slot()), self._slots.take("tile"))
+
+    def _move(self, sequence: Sequence, slot: int) -> None:
+        """Put a sequence into another slot, which was taken for it; its own is free then."""
+        if sequence.position:
+            self._model.load_cells(slot, self._model.save(sequence.slot))
+        self._model.forget(sequence.slot)
+        self._slots.give_back(sequence.slot)
+        sequence.slot = slot
+        self._slots.seat(sequence)
+        self._num_moves += 1
 
     def _end_cut(self) -> None:
+        for queue in self._waiting.values():
+            with self._wake:
+                entries = queue.take_all(lambda generation: self._cut_reason(generation) is not None)
+            for entry in entries:
+                self._end_unstarted(entry)
         for sequence in [*self._slots, *self._paused]:
             reason = self._cut_reason(sequence.generation)
             if reason is not None:
@@ -376,7 +388,8 @@ class Engine:
         self._num_generations += 1
         sequence.generation.end(sequence.completion(error))
 
-    def _end_unstarted(self, generation: Generation, submitted: float, error: str | None = None) -> None:
+    def _end_unstarted(self, entry: Waiting, error: str | None = None) -> None:
+        generation, submitted = entry
         waited = time.monotonic() - submitted
         generation.end(
             Completion(
@@ -398,8 +411,8 @@ class Engine:
         for sequence in [*self._slots, *self._paused]:
             sequence.finish_reason = reason
             sequence.generation.end(sequence.completion(error))
-        for generation, submitted in waiting:
-            self._end_unstarted(generation, submitted, error)
+        for entry in waiting:
+            self._end_unstarted(entry, error)
 
     def _count(self, num_tokens: int) -> None:
         now = time.monotonic()

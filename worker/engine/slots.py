@@ -65,6 +65,13 @@ class Slots:
         """The highest tile slot that is held; -1 if none is."""
         return max((slot for slot in self._held if slot < self._num_tile), default=-1)
 
+    def first_shorter(self, slot: int, num_tokens: int) -> Sequence | None:
+        """Of the sequences below a tile slot the lowest that has fewer cells, and none to prefill; None for a lone
+        slot."""
+        below = sorted(at for at in self._held if at < slot) if slot < self._num_tile else []
+        found = (self._held[at] for at in below)
+        return next((each for each in found if each.position < num_tokens and not each.prefilling), None)
+
     def num_spare_tiles(self) -> int:
         """Tiles that would be idle if the held tile slots were the lowest ones."""
         used = {slot // self._tile_rows for slot in self._held if slot < self._num_tile}
