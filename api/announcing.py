@@ -60,6 +60,10 @@ class Announcer:
         for job_id in ids:
             self._writer.cancel(job_id)
 
+    def deleted(self, job_id: str) -> None:
+        """A job was deleted: its text so far goes with it, if it is still there."""
+        self._writer.forget(job_id)
+
     def ended(self, job_id: str, state: JobState) -> None:
         """A job ended by a request, not by a worker: its streams end now."""
         self._writer.end(job_id, state)

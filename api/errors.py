@@ -25,6 +25,7 @@ from jobs.errors import (
     InvalidRequest,
     LimitExceeded,
     ModelUnknown,
+    NotEnded,
     NotFound,
     PenstockError,
     QueueUnavailable,
@@ -101,6 +102,8 @@ def _refusal_of(error: Exception) -> Refusal:
             told = Refusal(400, error.message, code=error.code, param=error.param)
         case NotFound():
             told = Refusal(404, str(error), code=error.code, param="id")
+        case NotEnded():
+            told = Refusal(409, str(error), code=error.code, param="id", headers={"x-should-retry": "false"})
         case LimitExceeded():
             told = _too_much(error)
         case IdempotencyConflict():

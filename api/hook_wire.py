@@ -41,8 +41,28 @@ class WebhookRequest(BaseModel):
     description: Annotated[StrictStr, Field(max_length=MAX_DESCRIPTION)] = ""
 
 
+class WebhookChanges(BaseModel):
+    """What is to be another way. What is left out, or null, stays as it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: Annotated[StrictStr, Field(min_length=1, max_length=MAX_URL_CHARACTERS)] | None = Field(
+        default=None, description="As at its making. What waits is sent there too."
+    )
+    events: Annotated[tuple[Event, ...], Field(min_length=1, max_length=len(EVENTS))] | None = Field(
+        default=None, description="All that it is to be told of, instead of what it was."
+    )
+    include_batch_lines: StrictBool | None = None
+    description: Annotated[StrictStr, Field(max_length=MAX_DESCRIPTION)] | None = None
+    enabled: StrictBool | None = Field(
+        default=None,
+        description="`true` ends a disabling, its target's (410) too; `false` disables it, and gives up what waits.",
+    )
+
+
 class WebhookObject(BaseModel):
-    """A webhook. `disabled_at`: when its target answered 410 (gone); nothing is sent since."""
+    """A webhook. `disabled_at`: when its target answered 410 (gone), or its owner disabled it; nothing is sent
+    since."""
 
     id: str
     object: Literal["webhook"] = "webhook"

@@ -42,6 +42,11 @@ class Identity:
         """Whose objects are there for it; None: everybody's."""
         return None if self.key_id is None or KeyScope.ADMIN in self.scopes else self.owner
 
+    @property
+    def counts(self) -> str | None:
+        """Whose jobs it is told the numbers of, where they are not those of an object; None: everybody's."""
+        return None if self.key_id is None or self.may(KeyScope.METRICS) else self.owner
+
     def may(self, scope: KeyScope) -> bool:
         return scope in self.scopes or KeyScope.ADMIN in self.scopes
 

@@ -2,7 +2,8 @@
 
 Objects belong to the owner of the key that made them; with another one's key they are not there (404). An endpoint
 reads or writes as its method says, and the key's scopes must hold that; what is neither names its scope (`needs`). A
-key with the scope `admin` sees all.
+key with the scope `admin` sees all. How much others have to do is for keys with the scope `metrics` or `admin`: the
+rest learn of it what their own jobs' places and estimates say.
 
 Where no key is asked for (on loopback), everything is everybody's, and only calls that cannot come from a page of
 another site are served: a browser lets any page send some requests to this machine, and a name whose DNS answers
@@ -105,6 +106,15 @@ def current_owner(maker: Maker) -> str | None:
 
 
 Owner = Annotated[str | None, Depends(current_owner)]
+
+
+def counted_owner(maker: Maker) -> str | None:
+    """Whose jobs the caller may know the number of; None: everybody's."""
+    return maker.counts
+
+
+Counted = Annotated[str | None, Depends(counted_owner)]
+"""For endpoints that tell how much there is to do, where `Owner` is for those that show objects."""
 
 
 def _refuse_other_sites(request: Request, settings: Settings) -> None:

@@ -12,7 +12,7 @@ from api.batch_shapes import FINAL, UNKNOWN, batch_object
 from api.checking import Submission
 from api.shapes import accepted_row, excerpt_of, job_object
 from api.wire import BatchObject, BatchPage, JobObject, JobPage, ReplayObject
-from jobs.errors import InvalidRequest, NotFound, StoreUnavailable
+from jobs.errors import Deleted, InvalidRequest, NotFound, StoreUnavailable
 from jobs.states import ENDED, JobState
 from jobs.store import Store
 from jobs.store.waiting import seconds_to_poll_batch
@@ -100,6 +100,8 @@ def _check_cursor(store: Store, after: str | None, batch_id: str | None, owner: 
         return
     try:
         job = store.get(check_id("job", after), owner=owner)
+    except Deleted:
+        return  # by whoever goes from page to page and deletes what they show
     except NotFound:
         raise InvalidRequest("after: no job has this id.", param="after") from None
     if batch_id not in (None, job.batch_id):

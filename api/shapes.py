@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from api.system_wire import ModelObject, WorkerObject
 from api.wire import (
     AttemptObject,
     FileObject,
     JobError,
     JobObject,
     LineCounts,
-    ModelObject,
     Usage,
-    WorkerObject,
 )
 from jobs.records import NewJob
 from jobs.states import AttemptOutcome, FinishReason, JobState, Priority
@@ -123,21 +122,30 @@ def model_object(model: Model, exact: Mapping[str, bool] | None) -> ModelObject:
     )
 
 
-def worker_object(worker: Worker, *, alive: bool) -> WorkerObject:
-    """A worker's newest heartbeat. What the engine counts stays in `details`, whatever it is."""
+_OF_THE_MACHINE = frozenset({"backend", "kv_cells"})
+"""What a worker says of itself that no job changes. All else it says tells how much there is to do."""
+
+
+def worker_object(worker: Worker, *, alive: bool, running: int, all_counts: bool) -> WorkerObject:
+    """A worker's newest heartbeat. What the engine counts stays in `details`, whatever it is. `all_counts`: whether to
+    tell how busy it is with everybody's jobs."""
     details = dict(worker.details)
     draining, waiting, exact = details.pop("draining", False), details.pop("waiting", 0), details.pop("exact", None)
+    load = {
+        "busy_slots": worker.busy_slots if alive else 0,
+        "waiting": int(waiting) if alive else 0,
+        "tokens_per_second": round(worker.tokens_per_second, 1) if alive else 0.0,
+    }
     return WorkerObject(
         name=worker.name,
         model=worker.model,
         alive=alive,
         draining=bool(draining),
         slots=worker.slots,
-        busy_slots=worker.busy_slots if alive else 0,
-        waiting=int(waiting) if alive else 0,
-        tokens_per_second=round(worker.tokens_per_second, 1) if alive else 0.0,
+        running=running,
+        **(load if all_counts else dict.fromkeys(load)),
         exact=exact,
-        details=details,
+        details={name: said for name, said in details.items() if all_counts or name in _OF_THE_MACHINE},
         started_at=worker.started_at,
         seen_at=worker.seen_at,
     )

@@ -159,6 +159,12 @@ class JobObject(BaseModel):
     events_url: str
 
 
+class DeletedJob(BaseModel):
+    id: str
+    object: Literal["job"] = "job"
+    deleted: Literal[True] = True
+
+
 class JobPage(BaseModel):
     """Newest first. For the next page: `?after=` its `last_id`."""
 
@@ -343,90 +349,6 @@ class DeletedFile(BaseModel):
     id: str
     object: Literal["file"] = "file"
     deleted: Literal[True] = True
-
-
-class ModelObject(BaseModel):
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "penstock"
-    context_tokens: int
-    sha256: str
-    exact: dict[str, bool] | None = Field(
-        default=None,
-        description="By row class: whether a living worker has proven that a text depends on nothing else.",
-    )
-    recipe: str | None = Field(default=None, description="Id of all that decides a text, but for its row class.")
-
-
-class ModelPage(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[ModelObject]
-
-
-class WorkerObject(BaseModel):
-    """A worker, as its newest heartbeat has it. One that is not `alive` was not heard of for a while."""
-
-    name: str
-    object: Literal["worker"] = "worker"
-    model: str
-    alive: bool
-    draining: bool = Field(description="It takes no more, and finishes what it holds.")
-    slots: int
-    busy_slots: int
-    waiting: int = Field(description="Jobs that it holds and that have no slot yet.")
-    tokens_per_second: float = Field(description="Completion tokens, over the last seconds.")
-    exact: dict[str, bool] | None = Field(description="By row class: whether it has proven that texts can be replayed.")
-    details: dict[str, Any] = Field(description="Counts of its engine, such as `prefix_hit_rate`.")
-    started_at: datetime
-    seen_at: datetime
-
-
-class WorkerPage(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[WorkerObject]
-
-
-class QueueObject(BaseModel):
-    """What waits and runs in one queue, of all owners."""
-
-    name: Priority
-    object: Literal["queue"] = "queue"
-    queued: int
-    queued_at_least: bool = Field(description="More wait than were counted.")
-    published: int = Field(description="Of the queued, those that a worker may take at any moment.")
-    running: int
-    oldest_at: datetime | None = Field(description="Since when the oldest waits; of lines, since when their batch.")
-
-
-class QueuePage(BaseModel):
-    """In the order in which workers serve them."""
-
-    object: Literal["list"] = "list"
-    data: list[QueueObject]
-
-
-class RecipeObject(BaseModel):
-    """All that decides a text besides prompt, parameters and seed."""
-
-    id: str
-    object: Literal["recipe"] = "recipe"
-    body: dict[str, Any]
-
-
-class Liveness(BaseModel):
-    status: Literal["ok"] = "ok"
-
-
-class Readiness(BaseModel):
-    """`ok`: jobs are accepted and run. `degraded`: something is amiss, named by its field. `unavailable`: the
-    database is down, so nothing can be accepted."""
-
-    status: Literal["ok", "degraded", "unavailable"]
-    database: Literal["ok", "unavailable"]
-    redis: Literal["ok", "unavailable"]
-    model: str | None = Field(description="The served model; null while it is not known.")
-    workers: int | None = Field(description="Workers that were heard of in the last seconds.")
 
 
 class ErrorDetail(BaseModel):

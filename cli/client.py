@@ -79,6 +79,10 @@ class Client:
         priority = "batch" if in_batch else "interactive"
         return self._json("POST", f"/v1/jobs/{job_id}/replay", params={"priority": priority})
 
+    def delete_job(self, job_id: str) -> Json:
+        """Erase a job that has ended. Repeating it is harmless."""
+        return self._json("DELETE", f"/v1/jobs/{job_id}")
+
     def batch(self, batch_id: str) -> Json:
         return self._json("GET", f"/v1/batches/{batch_id}")
 
@@ -114,6 +118,10 @@ class Client:
     def webhooks(self, *, limit: int = 20, after: str | None = None) -> Json:
         """One page: `{"data": […], "has_more": bool}`."""
         return self._page("/v1/webhooks", limit, after)
+
+    def change_webhook(self, webhook_id: str, changes: Mapping[str, Any]) -> Json:
+        """Change what is named. Repeating it is harmless."""
+        return self._json("POST", f"/v1/webhooks/{webhook_id}", json=dict(changes))
 
     def delete_webhook(self, webhook_id: str) -> Json:
         return self._json("DELETE", f"/v1/webhooks/{webhook_id}")

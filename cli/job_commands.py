@@ -193,6 +193,20 @@ def list_jobs(
         screen.err.print(f"[dim]more: --after {page['data'][-1]['id']}[/dim]")
 
 
+@jobs_app.command("delete")
+def delete(
+    job_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The ids of jobs that have ended.")],
+    *,
+    api: ApiOption = None,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """Erase prompts, texts and attempts of jobs that have ended. Files of batches keep their lines."""
+    with connect(api, api_key) as client:
+        for job_id in job_ids:
+            client.delete_job(job_id)
+            print(f"{job_id} deleted")
+
+
 @jobs_app.command("requeue")
 def requeue(job_id: JobId) -> None:
     """Put a failed job back in the queue with a fresh budget of attempts. Works on the database, so run it there."""

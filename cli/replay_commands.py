@@ -110,5 +110,7 @@ def explained(job: Json) -> str:
         case ReplayResult.RECIPE_DIFFERS:
             same = "the tokens are the same" if told.get("tokens_match") else "so are the tokens"
             return f"{told['of']}: the recipe is another one ({', '.join(told['fields'])}); {same}"
+        case ReplayResult.ORIGINAL_DELETED:
+            return f"{told['of']}: it was deleted; there is nothing to compare with"
         case _:
             return f"{told['of']}: the replay {job['id']} is {job['state']}"

@@ -133,7 +133,7 @@ def webhooks_table(webhooks: Sequence[Json]) -> Table:
     """Webhooks, one a row."""
     table = Table("id", "url", "events", box=None, header_style="bold", pad_edge=False)
     for webhook in webhooks:
-        off = " (disabled: its target is gone)" if webhook.get("disabled_at") else ""
+        off = " (disabled)" if webhook.get("disabled_at") else ""
         table.add_row(webhook["id"], escape(webhook["url"] + off), escape(", ".join(webhook["events"])))
     return table
 

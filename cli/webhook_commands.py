@@ -8,6 +8,7 @@ import typer
 
 from cli import screen
 from cli.connection import ApiKeyOption, ApiOption, JsonOption, connect
+from cli.errors import UsageError
 
 WebhookId = Annotated[str, typer.Argument(metavar="ID", help="The id of a webhook.")]
 DEFAULT_EVENTS = ("batch.completed", "batch.failed", "batch.expired", "batch.cancelled")
@@ -50,6 +51,39 @@ def list_webhooks(*, as_json: JsonOption = False, api: ApiOption = None, api_key
         screen.print_json(page)
     else:
         screen.print_table(screen.webhooks_table(page["data"]))
+
+
+@webhook_app.command("change")
+def change(
+    webhook_id: WebhookId,
+    *,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Where to post from now on.")] = None,
+    events: Annotated[
+        list[str] | None,
+        typer.Option("--event", metavar="TYPE", help="What to be told of, instead of what it was; may be repeated."),
+    ] = None,
+    batch_lines: Annotated[
+        bool | None, typer.Option("--batch-lines/--no-batch-lines", help="The job events of the lines of batches too.")
+    ] = None,
+    enabled: Annotated[
+        bool | None,
+        typer.Option("--enable/--disable", help="Tell it of ends again, also after a 410; or tell it no more for now."),
+    ] = None,
+    as_json: JsonOption = False,
+    api: ApiOption = None,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """Enable a webhook, disable it, or change where and of what it is told. Its secret stays."""
+    wanted = {"url": url, "events": events or None, "include_batch_lines": batch_lines, "enabled": enabled}
+    changes = {name: value for name, value in wanted.items() if value is not None}
+    if not changes:
+        raise UsageError("Say what to change: --url, --event, --batch-lines, --enable or --disable.")
+    with connect(api, api_key) as client:
+        webhook = client.change_webhook(webhook_id, changes)
+    if as_json:
+        screen.print_json(webhook)
+    else:
+        print(f"{webhook['id']} {'disabled' if webhook['disabled_at'] else 'enabled'}")
 
 
 @webhook_app.command("remove")

@@ -130,7 +130,7 @@ class Courier:
     def _note(self, due: DueDelivery, tried: Tried) -> datetime | None:
         for attempt in stamina.retry_context(on=StoreUnavailable, attempts=None, timeout=CLAIM_MARGIN_SECONDS):
             with attempt:
-                return self._store.note_delivery(due.id, due.number, tried)
+                return self._store.note_delivery(due, tried)
         raise AssertionError("stamina ends with a result or an error")
 
     def run(self, stop: threading.Event) -> None:

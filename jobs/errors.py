@@ -3,6 +3,8 @@
     PenstockError
     ├── InvalidRequest          bad input; names the field and the limit         (never retry)
     ├── NotFound                no such object, or not yours                     (never retry)
+    │   └── Deleted             there was one, and its owner deleted it          (never retry)
+    ├── NotEnded                the job is queued or running                     (retry helps, later)
     ├── IdempotencyConflict     the key was used with another body               (never retry)
     ├── LimitExceeded           an owner has as much open as it may              (retry helps, unless alone)
     ├── LeaseLost               the attempt no longer holds its job              (never retry)
@@ -44,6 +46,28 @@ class NotFound(PenstockError):
         super().__init__(f"No {kind} with the id {id!r}.")
         self.kind = kind
         self.id = id
+
+
+class Deleted(NotFound):
+    """Said to those only who could see the object while it was there."""
+
+    code = "deleted"
+
+    def __init__(self, kind: str, id: str) -> None:  # noqa: A002
+        super().__init__(kind, id)
+        self.args = (f"The {kind} {id!r} was deleted.",)
+
+
+class NotEnded(PenstockError):
+    """What was asked for can only be done to a job that has ended; `job_id` is `state`."""
+
+    retryable = True
+    code = "job_not_ended"
+
+    def __init__(self, job_id: str, state: str) -> None:
+        super().__init__(f"The job {job_id!r} is {state}; only one that has ended can be deleted. Cancel it first.")
+        self.job_id = job_id
+        self.state = state
 
 
 class IdempotencyConflict(PenstockError):

@@ -215,6 +215,10 @@ class EventWriter:
                 return False
         return True
 
+    def forget(self, job_id: str) -> bool:
+        """A job was deleted: what is left of its text here goes before its time."""
+        return self._send(lambda pipe: pipe.delete(snapshot_key(job_id), end_key(job_id)))
+
     def call_readers(self) -> bool:
         """A worker listens (again): whoever follows a job shall say so."""
         return self._send(lambda pipe: pipe.publish(READER_CHANNEL, "who"))

@@ -33,7 +33,7 @@ class KeyScope(StrEnum):
     WRITE = "jobs:write"
     """Make and change them."""
     METRICS = "metrics"
-    """Read the numbers of the whole system, which name no job."""
+    """Read the numbers of the whole system, which name no job: `/metrics`; with `jobs:read`, workers and queues too."""
     ADMIN = "admin"
     """All of that, and see everybody's."""
 

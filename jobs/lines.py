@@ -6,6 +6,7 @@ rendered again after a crash, or for somebody who follows the batch.
 
     succeeded                        output file   response {status_code, request_id, body}, error null
     failed, cancelled, expired       error file    response null, error {code, message[, param][, line]}
+    succeeded, deleted since         output file   response null, error {code, message}, if it is written after that
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 def render(line: EndedLine, endpoint: str) -> bytes:
     """One line, its newline included. `endpoint` is the batch's."""
     job, generation = line.job, line.generation
-    succeeded = job.state == JobState.SUCCEEDED
+    succeeded = job.state == JobState.SUCCEEDED and job.deleted_at is None
     text = _encode(
         {
             "id": f"batch_req_{_hex(job)}",
@@ -62,7 +63,9 @@ def _response(job: Job, generation: Generation | None, endpoint: str) -> Documen
 
 
 def error_of(job: Job) -> Document:
-    """Why a job did not succeed, as an error line says it."""
+    """Why a job did not succeed, as an error line says it; or that its text is no more."""
+    if job.state == JobState.SUCCEEDED:
+        return {"code": "deleted", "message": "The line succeeded, and was deleted since."}
     code, message = _END_ERRORS[JobState(job.state)]
     told = job.error if job.state == JobState.FAILED and job.error else {}
     place = {name: told[name] for name in ("param", "line") if told.get(name) is not None}
@@ -85,7 +88,7 @@ def provenance(line: EndedLine) -> Document:
     }
     if job.state == JobState.FAILED:
         said["retryable"] = bool((job.error or {}).get("retryable", False))
-    elif job.state != JobState.SUCCEEDED and generation is not None:
+    elif job.state != JobState.SUCCEEDED and generation is not None and job.deleted_at is None:
         said |= {"completion": generation.completion, "usage": _usage(generation)}
     return said
 

@@ -73,6 +73,12 @@ class QueueDepth:
     oldest_at: datetime | None
     """When the oldest that waits was accepted; of lines, when their batch was."""
     at_least: bool = False
+    num_to_take_in: int = 0
+    """Of the queued, lines of files that are no rows yet."""
+
+    def oldest_seconds(self, now: datetime) -> float:
+        """Age of the oldest that waits; 0 when none does."""
+        return 0.0 if self.oldest_at is None else max(0.0, (now - self.oldest_at).total_seconds())
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,23 +214,12 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
-class QueueStanding:
-    """How one queue stands. `num_waiting`: queued jobs; `num_messages`: those of them with a message out."""
-
-    num_waiting: int
-    num_messages: int
-    num_running: int
-    oldest_seconds: float
-    """Age of the oldest that waits; 0 when none does."""
-
-
-@dataclass(frozen=True, slots=True)
 class Standing:
     """How everything stands at one instant. `window`: batch lines that may be in flight."""
 
-    queues: Mapping[Priority, QueueStanding]
+    at: datetime
+    queues: Mapping[Priority, QueueDepth]
     num_open_batches: int
-    num_lines_to_take_in: int
     num_deliveries_waiting: int
     num_workers: Mapping[str, int]
     """Living ones, by model."""
@@ -306,9 +301,11 @@ class Forgotten:
     num_workers: int = 0
     num_samples: int = 0
     num_deliveries: int = 0
+    num_jobs: int = 0
+    """Of which nothing was left but the row that says that they were deleted."""
 
     def __bool__(self) -> bool:
-        return bool(self.num_keys or self.num_workers or self.num_samples or self.num_deliveries)
+        return any((self.num_keys, self.num_workers, self.num_samples, self.num_deliveries, self.num_jobs))
 
 
 def recipe_id(recipe: Mapping[str, Any]) -> str:

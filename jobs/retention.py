@@ -71,6 +71,7 @@ class Retention:
             ("expired", self.expire()),
             ("erased", self.erase()),
             ("orphans", self.drop_orphans()),
+            ("deleted", self.delete_jobs()),
             ("forgotten", self.forget()),
         ):
             for number in pieces:
@@ -112,6 +113,17 @@ class Retention:
             for name in unknown:
                 self._vault.delete(name)
             yield len(unknown)
+
+    def delete_jobs(self) -> Iterator[int]:
+        """Delete the jobs whose time is over, and the lines of batches whose time is."""
+        while number := self._store.delete_old_jobs():
+            yield number
+        while ids := self._store.old_batches(CHUNK):
+            for batch_id in ids:
+                line: int | None = -1
+                while line is not None:
+                    number, line = self._store.delete_lines(batch_id, line)
+                    yield number
 
     def forget(self) -> Iterator[int]:
         """Delete rows that are over: a piece of each kind at a time."""

@@ -107,6 +107,13 @@ class Settings(BaseSettings):
         default_factory=dict, description="JSON: share of the dispatch window by owner; 1 where nothing is said."
     )
 
+    # What is kept
+    keep_jobs_seconds: Annotated[float | None, Field(gt=0)] = Field(
+        default=None,
+        description="So long prompt and text of an ended job are kept, of a line since its batch's end; none: until "
+        "somebody deletes them.",
+    )
+
     # Webhooks
     webhook_allow_private: bool = Field(default=False, description="Deliver to loopback and private addresses too.")
     webhook_timeout_seconds: Annotated[float, Field(gt=0)] = Field(

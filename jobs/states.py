@@ -86,5 +86,7 @@ class ReplayResult(StrEnum):
     """Another token under the same recipe: the worker's promise is broken."""
     RECIPE_DIFFERS = "recipe_differs"
     """The recipe is another one, so nothing was promised; `tokens_match` says what came of it."""
+    ORIGINAL_DELETED = "original_deleted"
+    """The original was deleted: there is nothing to compare with."""
     UNAVAILABLE = "unavailable"
     """The replay did not succeed, or one of the two texts is gone."""

@@ -49,6 +49,17 @@ class NewWebhook:
 
 
 @dataclass(frozen=True, slots=True)
+class WebhookChange:
+    """What is to be another way; None: stays as it is. `enabled`: whether it is told of ends at all."""
+
+    url: str | None = None
+    events: Sequence[str] | None = None
+    include_batch_lines: bool | None = None
+    description: str | None = None
+    enabled: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DueDelivery:
     """One attempt at a delivery, claimed: `number` fences what is noted of it."""
 

@@ -23,7 +23,7 @@ from api.key_ring import Identity
 from api.openai.mapping import Asked
 from api.services import Services
 from api.streaming import Broken, Ended, JobStream, Position, Told
-from jobs.errors import StoreUnavailable
+from jobs.errors import NotFound, StoreUnavailable
 from jobs.parameters import MAX_SEED, draw_seed
 from jobs.records import NewJob
 from jobs.states import ENDED, JobState, Priority
@@ -107,7 +107,7 @@ class Call:
     def _cancel(self) -> None:
         """A database that is away keeps a job from being cancelled, and nothing else: it ends by itself."""
         for job_id in self.ids:
-            with contextlib.suppress(StoreUnavailable):
+            with contextlib.suppress(StoreUnavailable, NotFound):
                 if self.parts.store.get(job_id).state in ENDED:
                     continue
                 state = JobState(self.parts.store.cancel(job_id).state)

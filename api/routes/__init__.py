@@ -13,7 +13,7 @@ _MEANINGS = {
     401: "The API key is missing or wrong.",
     403: "The API key lacks the scope for this.",
     404: "There is no such object, or it belongs to another key.",
-    409: "The idempotency key was used with another body.",
+    409: "The idempotency key was used with another body; or what is to be deleted has not ended.",
     413: "The body is over the limit.",
     415: "The body is not of the kind that is taken here.",
     416: "The range lies beyond the end of what there is.",

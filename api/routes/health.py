@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Response
 
 from api.models import ALIVE_SECONDS
 from api.services import Services, services
-from api.wire import Liveness, Readiness
+from api.system_wire import Liveness, Readiness
 from jobs.errors import ModelUnknown, StoreUnavailable
 
 router = APIRouter(tags=["health"])

@@ -1,4 +1,4 @@
-"""/v1/jobs: submit, read, list, cancel."""
+"""/v1/jobs: submit, read, list, cancel, delete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from api.keys import Maker, Owner
 from api.reading import Wanted, accepted, check_id, poll_job, read_job, read_page
 from api.routes import note_poll, refusals
 from api.services import Services, services
-from api.wire import AcceptedJobs, JobObject, JobPage
+from api.wire import AcceptedJobs, DeletedJob, JobObject, JobPage
 from jobs.records import NewJob
 from jobs.states import ENDED, JobState, Priority
 
@@ -152,3 +152,16 @@ def cancel(parts: Parts, owner: Owner, job_id: str, after_reply: BackgroundTasks
     else:
         after_reply.add_task(parts.announcer.cancel_requested, [job_id])
     return read_job(parts.store, job_id, owner)
+
+
+@router.delete(
+    "/v1/jobs/{job_id}", response_model=DeletedJob, summary="Delete a job", responses=refusals(401, 404, 409, 503)
+)
+def delete(parts: Parts, owner: Owner, job_id: str, after_reply: BackgroundTasks) -> DeletedJob:
+    """Erase the prompt, the parameters, the text and the attempts of a job that has ended. From then on it is not there
+    (404, `deleted`), nor is its response; deleting it again answers the same. A batch goes on counting its line, and
+    files keep the lines they have: delete them too. Replays, and jobs that were answered with its text, are jobs of
+    their own."""
+    parts.store.delete(check_id("job", job_id), owner)
+    after_reply.add_task(parts.announcer.deleted, job_id)
+    return DeletedJob(id=job_id)

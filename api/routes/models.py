@@ -11,7 +11,7 @@ from api.models import ALIVE_SECONDS, proven_classes
 from api.routes import refusals
 from api.services import Services, services
 from api.shapes import model_object
-from api.wire import ModelObject, ModelPage
+from api.system_wire import ModelObject, ModelPage
 from jobs.errors import NotFound
 
 router = APIRouter(tags=["models"])

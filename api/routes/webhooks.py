@@ -7,13 +7,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.body import fingerprint, parse_object
+from api.body import fingerprint, parse_object, read_body
 from api.checking import validated
 from api.hook_wire import (
     DeletedWebhook,
     DeliveryObject,
     DeliveryPage,
     NewWebhookObject,
+    WebhookChanges,
     WebhookObject,
     WebhookPage,
     WebhookRequest,
@@ -29,7 +30,7 @@ from api.routes import refusals
 from api.routes.jobs import body_after_key
 from api.services import Services, services
 from jobs.targets import check_url
-from jobs.webhooks import NewWebhook
+from jobs.webhooks import NewWebhook, WebhookChange
 
 router = APIRouter(tags=["webhooks"])
 
@@ -43,6 +44,14 @@ _CREATE_BODY: dict[str, Any] = {
                 "schema": WebhookRequest.model_json_schema(),
                 "example": {"url": "https://example.com/hooks/penstock", "events": ["batch.completed", "batch.failed"]},
             }
+        },
+    }
+}
+_CHANGE_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": WebhookChanges.model_json_schema(), "example": {"enabled": True}},
         },
     }
 }
@@ -78,7 +87,7 @@ def create(
     """Each event is a POST of `{"type", "timestamp", "data"}`, signed as Standard Webhooks says (`webhook-id`,
     `webhook-timestamp`, `webhook-signature`) with the `secret` of this answer. Any 2xx takes it; other answers and
     failures are tried again, further and further apart for about a day, under the same `webhook-id`. 410 disables the
-    webhook.
+    webhook, until its owner enables it again.
 
     `job.*` events are of single jobs; those of the lines of batches come only with `include_batch_lines`.
     """
@@ -110,6 +119,25 @@ def list_webhooks(parts: Parts, owner: Owner, query: Page) -> WebhookPage:
 )
 def read(parts: Parts, owner: Owner, webhook_id: str) -> WebhookObject:
     return webhook_object(parts.store.get_webhook(check_id("webhook", webhook_id), owner))
+
+
+@router.post(
+    "/v1/webhooks/{webhook_id}",
+    response_model=WebhookObject,
+    summary="Change a webhook",
+    responses=refusals(400, 401, 404, 413, 415, 503),
+    openapi_extra=_CHANGE_BODY,
+)
+def change(parts: Parts, owner: Owner, webhook_id: str, raw: Annotated[bytes, Depends(read_body)]) -> WebhookObject:
+    """Enable or disable it, or give it another URL or other events; its secret stays. Of what ended while it was
+    disabled nothing was written for it. Deliveries that were given up stay in its history, and can be sent again one
+    by one."""
+    check_id("webhook", webhook_id)
+    request = validated(WebhookChanges, parse_object(raw))
+    parts.store.get_webhook(webhook_id, owner)  # before a name is looked up for somebody whose it is not
+    if request.url is not None:
+        check_url(request.url, allow_private=parts.settings.webhook_allow_private)
+    return webhook_object(parts.store.change_webhook(webhook_id, WebhookChange(**dict(request)), owner))
 
 
 @router.delete(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Response
 
-from api.keys import Owner
+from api.keys import Counted, Owner
 from api.models import ALIVE_SECONDS
 from api.routes import note_poll, refusals
 from api.services import Services, services
 from api.shapes import worker_object
-from api.wire import QueueObject, QueuePage, RecipeObject, WorkerPage
+from api.system_wire import QueueObject, QueuePage, RecipeObject, WorkerPage
 from jobs.errors import NotFound
 
 router = APIRouter(tags=["workers"])
@@ -27,20 +27,26 @@ _RECIPE_ID = re.compile("fp_[0-9a-f]{16}")
 
 
 @router.get("/v1/workers", response_model=WorkerPage, summary="List workers", responses=refusals(401, 503))
-def list_workers(parts: Parts, _: Owner, response: Response) -> WorkerPage:
+def list_workers(parts: Parts, counted: Counted, response: Response) -> WorkerPage:
     """Those that are alive, and those that fell silent in the last quarter of an hour."""
     note_poll(response, BEAT_SECONDS)
     alive = {worker.name for worker in parts.store.list_workers(ALIVE_SECONDS)}
     rows = parts.store.list_workers(SHOWN_SECONDS)
-    return WorkerPage(data=[worker_object(row, alive=row.name in alive) for row in rows])
+    held = parts.store.held_by_workers(counted)
+    data = [
+        worker_object(row, alive=row.name in alive, running=held.get(row.name, 0), all_counts=counted is None)
+        for row in rows
+    ]
+    return WorkerPage(counts=_counts(counted), data=data)
 
 
 @router.get("/v1/queues", response_model=QueuePage, summary="List queues", responses=refusals(401, 503))
-def list_queues(parts: Parts, _: Owner, response: Response) -> QueuePage:
+def list_queues(parts: Parts, counted: Counted, response: Response) -> QueuePage:
     """How much waits in each, and since when."""
     note_poll(response, BEAT_SECONDS)
-    depths = parts.store.queue_depths()
+    depths = parts.store.queue_depths(counted)
     return QueuePage(
+        counts=_counts(counted),
         data=[
             QueueObject(
                 name=depth.priority,
@@ -51,8 +57,12 @@ def list_queues(parts: Parts, _: Owner, response: Response) -> QueuePage:
                 oldest_at=depth.oldest_at,
             )
             for depth in depths
-        ]
+        ],
     )
+
+
+def _counts(counted: str | None) -> Literal["own", "all"]:
+    return "all" if counted is None else "own"
 
 
 @router.get(

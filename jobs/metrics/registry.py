@@ -82,8 +82,9 @@ class StandingCollector(Collector):
         if standing is not None:
             yield from _queues(standing)
             yield _gauge("penstock_batches_open", "Batches that have not ended", standing.num_open_batches)
+            num_to_take_in = sum(queue.num_to_take_in for queue in standing.queues.values())
             waiting = "Lines of files that are not in the queue yet"
-            yield _gauge("penstock_lines_to_take_in", waiting, standing.num_lines_to_take_in)
+            yield _gauge("penstock_lines_to_take_in", waiting, num_to_take_in)
             deliveries = "Events that wait to be delivered, or to be tried again"
             yield _gauge("penstock_webhook_deliveries_waiting", deliveries, standing.num_deliveries_waiting)
             yield _gauge("penstock_dispatch_window", "Batch lines that may be in flight", standing.window)
@@ -104,13 +105,17 @@ class StandingCollector(Collector):
 def _queues(standing: Standing) -> Iterator[Metric]:
     queues = standing.queues
     for name, meaning, numbers in (
-        ("penstock_queue_jobs", "Queued jobs", {queue: of.num_waiting for queue, of in queues.items()}),
-        ("penstock_queue_messages", "Queued jobs with a message out", {q: of.num_messages for q, of in queues.items()}),
+        (
+            "penstock_queue_jobs",
+            "Queued jobs",
+            {q: max(0, of.num_queued - of.num_to_take_in) for q, of in queues.items()},
+        ),
+        ("penstock_queue_messages", "Queued jobs with a message out", {q: o.num_published for q, o in queues.items()}),
         ("penstock_jobs_running", "Jobs that a worker holds", {queue: of.num_running for queue, of in queues.items()}),
         (
             "penstock_queue_oldest_seconds",
             "Age of the oldest queued job",
-            {q: o.oldest_seconds for q, o in queues.items()},
+            {queue: of.oldest_seconds(standing.at) for queue, of in queues.items()},
         ),
     ):
         yield _labelled(name, meaning, "queue", numbers)

@@ -37,6 +37,7 @@ def _rules() -> Iterator[Rule]:
     yield from _attempt_rules()
     yield from _generation_rules()
     yield from _job_rules()
+    yield from _deletion_rules()
     yield from _batch_rules()
     yield from _file_batch_rules()
     yield from _end_rules()
@@ -65,7 +66,7 @@ def _attempt_rules() -> Iterator[Rule]:
         Job.num_failures,
         *(sa.func.coalesce(tally.c[name], 0).label(name) for name in tally.c.keys()[1:]),
     ).select_from(sa.outerjoin(Job, tally, Job.id == tally.c.job_id))
-    facts = joined.subquery()
+    facts = joined.where(Job.deleted_at.is_(None)).subquery()
     wrong_numbers = sa.or_(facts.c.num != facts.c.attempt, facts.c.newest != facts.c.attempt)
     yield (
         sa.select(facts).where(wrong_numbers),
@@ -121,6 +122,18 @@ def _job_rules() -> Iterator[Rule]:
         "{id}: is {state} although somebody cancelled it",
     )
     yield facts.where(Job.ended_at < Job.created_at), "{id}: ended before it was made"
+
+
+def _deletion_rules() -> Iterator[Rule]:
+    """What was deleted had ended, and of it nothing is left but numbers. (Its generation keeps them for its batch.)"""
+    deleted = sa.select(Job.id, Job.state).where(Job.deleted_at.is_not(None))
+    yield deleted.where(Job.ended_at.is_(None)), "{id}: was deleted, but is {state}"
+    written = sa.or_(Job.prompt != "", Job.messages.is_not(None))
+    yield deleted.where(written), "{id}: was deleted, but its prompt is stored"
+    told = sa.or_(Generation.completion != "", Generation.fingerprint.is_not(None), Generation.logprobs.is_not(None))
+    texts = deleted.join(Generation, Generation.job_id == Job.id)
+    yield texts.where(told), "{id}: was deleted, but its text is stored"
+    yield deleted.where(sa.exists().where(Attempt.job_id == Job.id)), "{id}: was deleted, but its attempts are stored"
 
 
 def _batch_rules() -> Iterator[Rule]:

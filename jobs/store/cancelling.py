@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from jobs.errors import NotFound
 from jobs.states import JobState
-from jobs.store import ending
+from jobs.store import deleting, ending
 from jobs.store.scope import PUBLISHED, AnyRow, Scope
 from jobs.tables import Batch, Job
 
@@ -23,10 +23,12 @@ CHUNK = 500
 
 
 def check_owner(scope: Scope, table: type[Job | Batch], identity: str, owner: str | None) -> None:
-    """Raise NotFound unless the object exists and belongs to `owner` (None: anybody's)."""
+    """Raise NotFound unless the object is there and belongs to `owner` (None: anybody's)."""
     found = scope.connection.scalar(sa.select(table.owner).where(table.id == identity))
     if found is None or owner not in {None, found}:
         raise NotFound("job" if table is Job else "batch", identity)
+    if table is Job:
+        deleting.refuse_deleted(scope, identity)
 
 
 def cancel(scope: Scope, job_id: str) -> None:

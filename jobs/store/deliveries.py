@@ -109,23 +109,30 @@ def _after_claim(scope: Scope, num_attempts: int, *, spent: bool) -> dict[str, A
     return {"num_attempts": num_attempts + 1, "next_attempt_at": scope.now + timedelta(seconds=hold)}
 
 
-def note(scope: Scope, delivery_id: str, number: int, tried: Tried) -> datetime | None:
-    """Note how attempt `number` went; answer when the next one is due, if there will be one.
+def note(scope: Scope, due: DueDelivery, tried: Tried) -> datetime | None:
+    """Note how the attempt `due.number` went; answer when the next one is due, if there will be one.
 
-    Lock order: webhook, delivery. That a target is gone is true whoever heard it, so it needs no fence.
+    Lock order: webhook, delivery.
+
+    That the target is gone is news of the webhook as it is, unless it has another URL by now, or was disabled (and
+    perhaps enabled again) while the attempt ran, which has given the attempt up.
     """
-    if tried.gone:
-        webhook_id = scope.connection.scalar(sa.select(Delivery.webhook_id).where(Delivery.id == delivery_id))
-        webhooks.disable(scope, webhook_id or "")
-    query = sa.select(Delivery.webhook_id, Delivery.num_attempts, Delivery.history).where(Delivery.id == delivery_id)
-    row = scope.connection.execute(query.with_for_update()).one_or_none()
-    if row is None or row.num_attempts != number or len(row.history) >= number:
+    gone = tried.gone and _locked_url(scope, due.webhook_id) == due.url
+    columns = sa.select(Delivery.webhook_id, Delivery.num_attempts, Delivery.history, Delivery.next_attempt_at)
+    row = scope.connection.execute(columns.where(Delivery.id == due.id).with_for_update()).one_or_none()
+    if row is None or row.num_attempts != due.number or len(row.history) >= due.number:
         return None
+    if gone and row.next_attempt_at is not None:
+        webhooks.disable(scope, due.webhook_id)
     next_attempt_at = _next(scope, row, tried)
     scope.counts[Deed.DELIVERY_TRIED, _how(tried, next_attempt_at)] += 1
     values = {"history": [*row.history, _entry(scope.now, tried)], "next_attempt_at": next_attempt_at}
-    _update(scope, delivery_id, **values, **({"delivered_at": scope.now} if tried.taken else {}))
+    _update(scope, due.id, **values, **({"delivered_at": scope.now} if tried.taken else {}))
     return next_attempt_at
+
+
+def _locked_url(scope: Scope, webhook_id: str) -> str | None:
+    return scope.connection.scalar(sa.select(Webhook.url).where(Webhook.id == webhook_id).with_for_update())
 
 
 def _next(scope: Scope, row: AnyRow, tried: Tried) -> datetime | None:

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Engine
 from jobs.records import Publishable, QueueDepth, Rates, Standing
 from jobs.settings import Settings
 from jobs.states import Priority
-from jobs.store import depths, dispatching, progress, standing, tracing, waiting
+from jobs.store import depths, dispatching, leases, progress, standing, tracing, waiting
 from jobs.store.door import Clock, Door
 from jobs.store.fairness import Turns
 from jobs.tables import Batch, Job
@@ -88,10 +88,17 @@ class DispatchDoor(Door):
         with self._reading_waiting() as scope:
             return progress.rates(scope, batch_id)
 
-    def queue_depths(self) -> list[QueueDepth]:
-        """What waits and runs in each queue; of very many single jobs, at least so many."""
+    def queue_depths(self, owner: str | None = None) -> list[QueueDepth]:
+        """What waits and runs in each queue, of everybody or of one owner; of very many single jobs, at least so
+        many."""
         with self._reading_waiting() as scope:
-            return depths.queue_depths(scope)
+            return depths.queue_depths(scope, owner)
+
+    def held_by_workers(self, owner: str | None = None) -> dict[str, int]:
+        """How many jobs each worker holds, by its name: everybody's, or one owner's. Those that hold none are left
+        out."""
+        with self._reading_waiting() as scope:
+            return leases.held_by_workers(scope, owner)
 
     def queue_position(self, job: Job) -> int | None:
         """How many jobs go first (0: next), as an estimate; None when not queued."""

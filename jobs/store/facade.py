@@ -29,6 +29,7 @@ from jobs.states import JobState, Priority
 from jobs.store import (
     audit,
     cancelling,
+    deleting,
     ending,
     housekeeping,
     intake,
@@ -155,6 +156,16 @@ class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor, KeyDoor):
             cancelling.cancel(scope, job_id)
             return reading.get_job(scope, job_id, owner)
 
+    def delete(self, job_id: str, owner: str | None = None) -> None:
+        """Erase an ended job's prompt, text and attempts; it is there for nobody from then on. Again: nothing more.
+
+        Raises:
+            NotFound: no such job of this owner.
+            NotEnded: it is queued or running.
+        """
+        with self._writing() as scope:
+            deleting.delete(scope, job_id, owner)
+
     def requeue(self, job_id: str) -> Job:
         """Bring a failed job back to the queue with its attempts' budget whole; its history stays.
 
@@ -245,7 +256,7 @@ class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor, KeyDoor):
     # Reading
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
-        """The job, detached. Raises NotFound."""
+        """The job, detached. Raises NotFound (Deleted, where its owner deleted it)."""
         with self._reading() as scope:
             return reading.get_job(scope, job_id, owner)
 
@@ -296,6 +307,22 @@ class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor, KeyDoor):
             housekeeping.note_taken(scope)
         self._number_ends(numbering.behind_anywhere)
         return forgotten
+
+    def delete_old_jobs(self) -> int:
+        """Erase a chunk of the single jobs that ended longer ago than `settings.keep_jobs_seconds`; how many."""
+        with self._writing() as scope:
+            return deleting.delete_old(scope)
+
+    def old_batches(self, limit: int) -> Sequence[str]:
+        """Batches that ended so long ago, and have lines that nobody has gone through."""
+        with self._reading() as scope:
+            return deleting.old_batches(scope, limit)
+
+    def delete_lines(self, batch_id: str, after: int) -> tuple[int, int | None]:
+        """Erase a chunk of an old batch's lines, those past the line `after`: how many, and the last one looked at,
+        None at the end."""
+        with self._writing() as scope:
+            return deleting.delete_lines(scope, batch_id, after)
 
     # Models, workers, offices
 

@@ -10,13 +10,14 @@ import sqlalchemy as sa
 from jobs.records import AttemptRef, ClaimedJob, Renewal
 from jobs.states import JobState, Priority
 from jobs.store.counts import Deed
-from jobs.store.scope import AnyRow, Scope
+from jobs.store.scope import RUNNING, AnyRow, Scope
 from jobs.tables import Attempt, Job
 
 LAST_ATTEMPT = sa.and_(Job.num_failures > 0, Job.num_failures + 1 >= Job.max_attempts)
 """The attempt that decides. It runs alone in its worker, so that it answers for itself only: a prompt that kills
 workers would otherwise spend the attempts of those beside it."""
-
+MAX_HELD = 10_000
+"""Jobs that run which are looked at to say who holds how many."""
 
 _LEASE_UNTIL: sa.BindParameter[datetime] = sa.bindparam("lease_until", type_=Job.lease_expires_at.type)
 _NOW: sa.BindParameter[datetime] = sa.bindparam("now", type_=Job.available_at.type)
@@ -134,3 +135,15 @@ def renew(scope: Scope, refs: Collection[AttemptRef]) -> Renewal:
     held = frozenset(wanted[row.id] for row in rows)
     asked = frozenset(wanted[row.id] for row in rows if row.cancel_requested_at is not None)
     return Renewal(held=held, lost=frozenset(refs) - held, cancel_requested=asked)
+
+
+def held_by_workers(scope: Scope, owner: str | None) -> dict[str, int]:
+    """How many jobs each worker holds; as many rows are read as all of them hold."""
+    held = sa.select(Job.id, Job.attempt, Job.owner).where(RUNNING).order_by(Job.lease_expires_at)
+    first = held.limit(MAX_HELD).subquery()
+    query = sa.select(Attempt.worker, sa.func.count().label("num")).join(
+        first, sa.and_(Attempt.job_id == first.c.id, Attempt.number == first.c.attempt)
+    )
+    if owner is not None:
+        query = query.where(first.c.owner == owner)
+    return {row.worker: row.num for row in scope.connection.execute(query.group_by(Attempt.worker))}

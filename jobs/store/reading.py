@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, defer
 
-from jobs.errors import NotFound
+from jobs.errors import Deleted, NotFound
 from jobs.records import BatchCounts
 from jobs.states import JobState
 from jobs.store.scope import Scope
@@ -29,6 +29,14 @@ def rows(scope: Scope, query: sa.Select[Entity]) -> Sequence[Entity]:
 
 
 def get_job(scope: Scope, job_id: str, owner: str | None) -> Job:
+    """Raises NotFound; Deleted for one that the owner had."""
+    job = _row_of(scope, job_id, owner)
+    if job.deleted_at is not None:
+        raise Deleted("job", job_id)
+    return job
+
+
+def _row_of(scope: Scope, job_id: str, owner: str | None) -> Job:
     found = rows(scope, sa.select(Job).where(Job.id == job_id))
     if not found or owner not in {None, found[0].owner}:
         raise NotFound("job", job_id)
@@ -69,7 +77,7 @@ def list_jobs(
 ) -> tuple[list[Job], bool]:
     """A page, newest first. Lines of one batch come by line number, all others by id (which is the time)."""
     order = Job.id if batch_id is None else Job.line_number
-    query = sa.select(Job)
+    query = sa.select(Job).where(Job.deleted_at.is_(None))
     if state is not None:
         query = query.where(Job.state == state)
     if batch_id is not None:
@@ -79,7 +87,7 @@ def list_jobs(
     if id_prefix:
         query = query.where(Job.id >= id_prefix, Job.id < id_prefix + PAST_HEXADECIMAL)
     if after is not None:
-        cursor = get_job(scope, after, owner)
+        cursor = _row_of(scope, after, owner)  # Who deletes what a page shows still wants the next one.
         query = query.where(order < (cursor.id if batch_id is None else cursor.line_number))
     found = rows(scope, query.order_by(order.desc()).limit(limit + 1))
     return list(found[:limit]), len(found) > limit

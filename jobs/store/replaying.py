@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobs.errors import InvalidRequest, NotFound
+from jobs.errors import Deleted, InvalidRequest, NotFound
 from jobs.ids import new_id
 from jobs.keys import Quota
 from jobs.replay import Told, compare
@@ -32,6 +32,8 @@ def replay(scope: Scope, job_id: str, owner: str | None, *, priority: Priority, 
     original = scope.connection.execute(sa.select(Job).where(Job.id == job_id)).mappings().one_or_none()
     if original is None or owner not in {None, original["owner"]}:
         raise NotFound("job", job_id)
+    if original["deleted_at"] is not None:
+        raise Deleted("job", job_id)
     if original["state"] != JobState.SUCCEEDED:
         message = f"Only a job that succeeded can be replayed; {job_id} is {original['state']}."
         raise InvalidRequest(message, param="id", code="not_replayable")
@@ -68,10 +70,18 @@ def verdict(scope: Scope, job: Job) -> dict[str, Any] | None:
         return None
     if job.state not in ENDED:
         return {"of": job.replay_of, "result": ReplayResult.PENDING}
+    if _is_deleted(scope, job.replay_of):
+        return {"of": job.replay_of, "result": ReplayResult.ORIGINAL_DELETED}
     told = [_told(scope, identity) for identity in (job.replay_of, job.id)]
     if job.state != JobState.SUCCEEDED or told[0] is None or told[1] is None:
         return {"of": job.replay_of, "result": ReplayResult.UNAVAILABLE}
     return {"of": job.replay_of, **compare(told[0], told[1])}
+
+
+def _is_deleted(scope: Scope, job_id: str) -> bool:
+    """Whether a job is no more. What is left of one goes after a while: it was deleted too."""
+    row = scope.connection.execute(sa.select(Job.deleted_at).where(Job.id == job_id)).one_or_none()
+    return row is None or row.deleted_at is not None
 
 
 def _told(scope: Scope, job_id: str) -> Told | None:

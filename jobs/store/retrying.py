@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobs.errors import InvalidRequest
+from jobs.errors import Deleted, InvalidRequest
 from jobs.states import JobState
 from jobs.store import ending
 from jobs.store.scope import AnyRow, Scope
@@ -28,6 +28,8 @@ def requeue(scope: Scope, job_id: str) -> None:
     """Bring a failed job back with its budget whole. Its attempts stay as they were: the next number follows."""
     scope.lock_batches(scope.batches_of([job_id]))
     (job,) = scope.lock_jobs([job_id])
+    if job.deleted_at is not None:
+        raise Deleted("job", job_id)
     if job.state != JobState.FAILED:
         raise InvalidRequest(f"Only a failed job can be queued again; {job_id} is {job.state}.", param="id")
     if job.attempt == 0:
@@ -47,8 +49,12 @@ def begin(scope: Scope, batch_id: str) -> None:
     """
     scope.lock_batches([batch_id])
     batch = scope.connection.execute(
-        sa.select(Batch.cancel_requested_at, Batch.failed_at, Batch.completion_window).where(Batch.id == batch_id)
+        sa.select(Batch.cancel_requested_at, Batch.failed_at, Batch.completion_window, Batch.lines_deleted_at).where(
+            Batch.id == batch_id
+        )
     ).one()
+    if batch.lines_deleted_at is not None:
+        raise InvalidRequest(f"The lines of the batch {batch_id!r} were deleted, as they were old.", param="id")
     if batch.cancel_requested_at is not None:
         raise InvalidRequest(f"The batch {batch_id!r} was cancelled; its lines are not run again.", param="id")
     if batch.failed_at is not None:
@@ -78,8 +84,8 @@ def retry_lines(scope: Scope, batch_id: str, state: JobState, after: int) -> tup
 
 
 def _can_run(job: AnyRow) -> bool:
-    """Not so a line that failed at birth: no attempt of it was ever made."""
-    return bool(job.state != JobState.FAILED or job.attempt > 0)
+    """Not so a line that failed at birth: no attempt of it was ever made. Nor one that was deleted."""
+    return bool(job.state != JobState.FAILED or job.attempt > 0) and job.deleted_at is None
 
 
 def extend_deadlines(scope: Scope, batch_id: str, after: int) -> int | None:

@@ -84,6 +84,7 @@ class Scope:
             Job.deadline_at,
             Job.cancel_requested_at,
             Job.published_at,
+            Job.deleted_at,
         )
         query = columns.where(Job.id.in_(set(ids))).order_by(Job.id)
         return self.connection.execute(query.with_for_update(key_share=True, skip_locked=skip_locked)).all()

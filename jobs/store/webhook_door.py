@@ -9,7 +9,7 @@ from jobs.store import deliveries, webhooks
 from jobs.store.door import Door
 from jobs.store.idempotency import Call
 from jobs.tables import Delivery, Webhook
-from jobs.webhooks import DueDelivery, NewWebhook, Tried
+from jobs.webhooks import DueDelivery, NewWebhook, Tried, WebhookChange
 
 
 class WebhookDoor(Door):
@@ -46,6 +46,11 @@ class WebhookDoor(Door):
         """A page, newest first, and whether more follow. Raises NotFound for a cursor that names none."""
         with self._reading() as scope:
             return webhooks.page(scope, owner, limit, after)
+
+    def change_webhook(self, webhook_id: str, change: WebhookChange, owner: str | None = None) -> Webhook:
+        """Change what the change names; disabling gives up what waits. Raises NotFound."""
+        with self._writing() as scope:
+            return webhooks.change(scope, webhook_id, change, owner)
 
     def delete_webhook(self, webhook_id: str, owner: str | None = None) -> None:
         """Make no more deliveries, and give up those that wait. Raises NotFound."""
@@ -84,7 +89,7 @@ class WebhookDoor(Door):
         with self._writing(durable=False) as scope:
             return deliveries.claim_due(scope, limit, busy or {})
 
-    def note_delivery(self, delivery_id: str, number: int, tried: Tried) -> datetime | None:
+    def note_delivery(self, due: DueDelivery, tried: Tried) -> datetime | None:
         """Note how an attempt went; when the next one is due, if any. Nothing changes for an attempt that is over."""
         with self._writing(durable=False) as scope:
-            return deliveries.note(scope, delivery_id, number, tried)
+            return deliveries.note(scope, due, tried)

@@ -1,4 +1,4 @@
-"""Webhooks as their owner sees them: made, listed, deleted; their deliveries read, tested, asked for once more.
+"""Webhooks as their owner sees them: made, listed, changed, deleted; their deliveries read, tested, sent once more.
 
 Knows nothing of how a delivery is made by an end (`outbox`) or tried (`deliveries`).
 """
@@ -6,6 +6,7 @@ Knows nothing of how a delivery is made by an end (`outbox`) or tried (`deliveri
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -15,7 +16,7 @@ from jobs.store import idempotency, outbox, reading
 from jobs.store.idempotency import Call
 from jobs.store.scope import Scope
 from jobs.tables import Delivery, Webhook
-from jobs.webhooks import MAX_TRIES, MAX_WEBHOOKS, NewWebhook, new_secret
+from jobs.webhooks import MAX_TRIES, MAX_WEBHOOKS, NewWebhook, WebhookChange, new_secret
 
 CHUNK = 1000
 """Waiting deliveries that one transaction gives up: other writers get their turn between two."""
@@ -67,6 +68,26 @@ def page(scope: Scope, owner: str | None, limit: int, after: str | None) -> tupl
     return found[:limit], len(found) > limit
 
 
+def change(scope: Scope, webhook_id: str, wanted: WebhookChange, owner: str | None) -> Webhook:
+    """Change what is named. What was given up while it was disabled stays so; what still waits goes on, to the URL that
+    holds then."""
+    get(scope, webhook_id, owner)
+    values: dict[str, Any] = {
+        "url": wanted.url,
+        "events": None if wanted.events is None else list(dict.fromkeys(wanted.events)),
+        "include_batch_lines": wanted.include_batch_lines,
+        "description": wanted.description,
+    }
+    values = {name: value for name, value in values.items() if value is not None}
+    if wanted.enabled:
+        values["disabled_at"] = None
+    if values:
+        scope.connection.execute(sa.update(Webhook).where(Webhook.id == webhook_id).values(**values))
+    if wanted.enabled is False:
+        disable(scope, webhook_id)
+    return get(scope, webhook_id, owner)
+
+
 def delete(scope: Scope, webhook_id: str, owner: str | None) -> None:
     """End it, and what waits for it. Its row stays, without the secret: deliveries point to it."""
     get(scope, webhook_id, owner)
@@ -75,7 +96,7 @@ def delete(scope: Scope, webhook_id: str, owner: str | None) -> None:
 
 
 def disable(scope: Scope, webhook_id: str) -> None:
-    """Its target is gone: nothing more is made for it or tried."""
+    """Its target is gone, or its owner wants it: nothing more is made for it or tried."""
     scope.connection.execute(
         sa.update(Webhook).where(Webhook.id == webhook_id, Webhook.disabled_at.is_(None)).values(disabled_at=scope.now)
     )
@@ -120,7 +141,8 @@ def _delivery(scope: Scope, webhook_id: str, delivery_id: str) -> Delivery:
 
 
 def retry(scope: Scope, webhook_id: str, delivery_id: str, owner: str | None) -> Delivery:
-    """Have it tried at once, be it taken, given up or waiting. One that is being tried just now is left to that."""
+    """Have it tried at once, be it taken, given up or waiting. One that is being tried just now is left to that, unless
+    it was given up meanwhile: nobody would come back to it."""
     _refuse_disabled(get(scope, webhook_id, owner))
     query = sa.select(Delivery.id).where(Delivery.id == delivery_id, Delivery.webhook_id == webhook_id)
     scope.connection.execute(query.with_for_update()).all()
@@ -129,7 +151,7 @@ def retry(scope: Scope, webhook_id: str, delivery_id: str, owner: str | None) ->
         raise InvalidRequest(
             f"This delivery has been tried {found.num_attempts} times, which is the limit.", code="too_many_attempts"
         )
-    if found.num_attempts == len(found.history):
+    if found.num_attempts == len(found.history) or found.next_attempt_at is None:
         scope.connection.execute(
             sa.update(Delivery).where(Delivery.id == delivery_id).values(next_attempt_at=scope.now)
         )
@@ -139,5 +161,6 @@ def retry(scope: Scope, webhook_id: str, delivery_id: str, owner: str | None) ->
 def _refuse_disabled(webhook: Webhook) -> None:
     if webhook.disabled_at is not None:
         raise InvalidRequest(
-            "This webhook is disabled: its target answered 410 (gone). Make a new one.", code="webhook_disabled"
+            "This webhook is disabled, as when its target answers 410 (gone). Enable it first: 'enabled': true.",
+            code="webhook_disabled",
         )

@@ -34,6 +34,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "context_length_exceeded": (f"{REQUEST}, {LINE}", "Prompt and `max_tokens` do not fit the context of a slot."),
     "cross_site_request": (REQUEST, "Without keys, only this machine's own programs and pages are served."),
     "deadline_exceeded": (STREAM, "The job's deadline passed before it had ended (`/v1/responses`)."),
+    "deleted": (f"{REQUEST}, {LINE}", "The job was deleted; of its text nothing is left."),
     "duplicate_custom_id": (LINE, "An earlier line of the file has the same `custom_id`."),
     "empty_file": (REQUEST, "The file has no line."),
     "empty_prompt": (f"{REQUEST}, {LINE}", "The prompt has no text, or no token."),
@@ -61,6 +62,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "invalid_url": (LINE, "The line's `url` is none that runs lines."),
     "invalid_utf8": (f"{REQUEST}, {LINE}", "The body, or the line, is not UTF-8."),
     "invalid_value": (f"{REQUEST}, {LINE}", "The field's value is out of its limits; the message says which they are."),
+    "job_not_ended": (REQUEST, "Only a job that has ended can be deleted. Cancel it first."),
     "lease_lost": (JOB, "The worker lost its hold on the job. Another attempt follows."),
     "line_too_long": (LINE, "The line is over `PENSTOCK_MAX_LINE_BYTES`."),
     "lines_miscounted": (BATCH, "The stored lines are not those of the file; a defect, or a damaged store."),
@@ -105,7 +107,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "unsupported_media_type": (REQUEST, "The body's `Content-Type` is not the one that is taken here."),
     "unsupported_value": (f"{REQUEST}, {LINE}", "OpenAI has it, Penstock does not; the message says what there is."),
     "url_mismatch": (LINE, "The line's `url` is not the batch's `endpoint`."),
-    "webhook_disabled": (REQUEST, "The webhook's target answered 410. Make a new webhook."),
+    "webhook_disabled": (REQUEST, "The webhook's target answered 410, or its owner disabled it. Enable it first."),
 }
 _WORD = re.compile(r"[a-z]+(_[a-z0-9]+)*\Z")
 _NO_CODES = frozenset({"code"})

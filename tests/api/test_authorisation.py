@@ -1,11 +1,13 @@
 """The authorisation matrix: every endpoint, with every sort of key. A new endpoint fails here until it is listed.
 
 Whatever is refused must also be silent: no reply to anybody but the owner (or an admin) holds the mark that stands in
-all that the owner made.
+all that the owner made. And what is answered must not count it: to a stranger, every endpoint that names nothing of the
+owner's answers the same whatever the owner does.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -29,7 +31,8 @@ from jobs.states import JobState
 from jobs.store import Store
 from tests.api.batch_stage import CHAT, chat_line, jsonl, office
 from tests.api.player import END, Player
-from tests.api.stage import CONTEXT_TOKENS, MODEL, RECIPE, Api, Stage
+from tests.api.stage import CONTEXT_TOKENS, MODEL, RECIPE, Api, Stage, claim, run_to_end
+from tests.jobs.support import make_job
 from tests.support.services import RedisServer, wait_until
 
 MARK = "the-mark-of-the-owner"
@@ -94,6 +97,7 @@ MATRIX: dict[str, Row] = {
     "POST /v1/jobs": writes(202, request=_json(lambda _: _PROMPT)),
     "GET /v1/jobs": reads(),
     "GET /v1/jobs/{job_id}": reads(private=True),
+    "DELETE /v1/jobs/{job_id}": writes(private=True),
     "POST /v1/jobs/{job_id}/cancel": writes(private=True),
     "GET /v1/jobs/{job_id}/events": reads(private=True),
     "POST /v1/jobs/{job_id}/replay": writes(202, private=True),
@@ -117,6 +121,7 @@ MATRIX: dict[str, Row] = {
     "POST /v1/webhooks": writes(201, request=_json(lambda _: _HOOK)),
     "GET /v1/webhooks": reads(),
     "GET /v1/webhooks/{webhook_id}": reads(private=True),
+    "POST /v1/webhooks/{webhook_id}": writes(private=True, request=_json(lambda _: {"enabled": True})),
     "DELETE /v1/webhooks/{webhook_id}": writes(private=True),
     "POST /v1/webhooks/{webhook_id}/test": writes(202, private=True),
     "GET /v1/webhooks/{webhook_id}/deliveries": reads(private=True),
@@ -352,3 +357,67 @@ def test_results_of_a_batch_are_its_owners(house: House) -> None:
     output = house.made(f"GET /v1/batches/{made['id']}")["output_file_id"]
     replies = {caller: house.call(caller, f"GET /v1/files/{output}/content").status_code for caller in CALLERS}
     assert replies == {caller: reads(private=True).expected(caller) for caller in CALLERS}
+
+
+NAMES_NOTHING = [
+    endpoint
+    for endpoint, row in {**MATRIX, **HIDDEN}.items()
+    if endpoint.startswith("GET ") and not row.private and row.kind in {READ, OPEN}
+]
+"""What answers everybody. A new endpoint is here by itself."""
+
+
+def _work(house: House) -> None:
+    """One of everything of the owner's: work that has ended, that runs, and that waits, on a worker that is busy."""
+    ended, running, _ = (house.made("POST /v1/jobs", json=_PROMPT)["id"] for _ in range(3))
+    run_to_end(house.api.store, ended, MARK)
+    claim(house.api.store, running)
+    house.made("POST /v1/responses", json=_BACKGROUND)
+    file = house.made("POST /v1/files", **_UPLOAD)
+    house.made("POST /v1/batches", json=_batch_of(file["id"]))
+    hook = house.made("POST /v1/webhooks", json=_HOOK)
+    house.made(f"POST /v1/webhooks/{hook['id']}/test")
+
+
+def _beat(house: House, *, num_busy: int) -> None:
+    machine = {"backend": "CPU", "kv_cells": 64, "exact": {"tile": True}}
+    counts = dict.fromkeys(("waiting", "num_prompt_tokens", "kv_cells_used", "something_new"), num_busy)
+    house.api.store.heartbeat("test-worker", MODEL, 16, num_busy, 4.5 * num_busy, {**machine, **counts})
+
+
+def _told(house: House, caller: str) -> dict[str, Any]:
+    """What all those endpoints answer, but for the clock of the worker."""
+    names = {"recipe_id": recipe_id(RECIPE), "name": house.api.settings.model_name}
+    replies = {endpoint: house.call(caller, endpoint.format(**names)) for endpoint in NAMES_NOTHING}
+    assert {endpoint for endpoint, reply in replies.items() if not reply.is_success} == set()
+    return {endpoint: re.sub(r'"seen_at":"[^"]*"', "", reply.text) for endpoint, reply in replies.items()}
+
+
+def test_what_a_stranger_is_told_does_not_change_with_what_the_owner_does(start_api: Callable[..., Api]) -> None:
+    house = House(start_api())
+    run_to_end(house.api.store, house.api.store.submit([make_job()]).ids[0])  # so that there is a recipe
+    _beat(house, num_busy=0)
+    callers = (STRANGER, OWNER, COLLEAGUE, READER, ADMIN)
+    before = {caller: _told(house, caller) for caller in callers}
+    _work(house)
+    _beat(house, num_busy=3)
+    after = {caller: _told(house, caller) for caller in callers}
+    assert after[STRANGER] == before[STRANGER]
+    everything = {f"GET /v1/{what}" for what in ("jobs", "files", "batches", "webhooks", "workers", "queues")}
+    for caller in callers[1:]:
+        assert {name for name in NAMES_NOTHING if after[caller][name] != before[caller][name]} == everything
+    assert after[OWNER] == after[COLLEAGUE] == after[READER]
+
+
+def test_only_numbers_and_everything_tell_how_busy_the_machine_is(start_api: Callable[..., Api]) -> None:
+    house = House(start_api())
+    _beat(house, num_busy=3)
+    _work(house)
+    for caller in (STRANGER, OWNER, COLLEAGUE, READER, ADMIN):
+        (worker,) = house.call(caller, "GET /v1/workers").json()["data"]
+        queues = house.call(caller, "GET /v1/queues").json()["data"]
+        running = [worker["running"], sum(queue["running"] for queue in queues)]
+        assert running == ([0, 0] if caller == STRANGER else [1, 1])
+        assert [queue["queued"] for queue in queues] == ([0, 0] if caller == STRANGER else [2, 1])
+        assert worker["busy_slots"] == (3 if caller == ADMIN else None)
+        assert ("something_new" in worker["details"]) == (caller == ADMIN)

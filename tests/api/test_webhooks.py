@@ -126,6 +126,60 @@ def test_a_disabled_webhook_says_so_and_is_not_tested(api: Api) -> None:
     assert api.client.post(f"{path}/test").json()["error"]["code"] == "webhook_disabled"
 
 
+def test_a_target_that_was_gone_is_told_again_once_its_owner_says_so(near: Api, target: HookTarget) -> None:
+    made, courier = make(near, target.url), Courier(near.store, near.settings)
+    path = f"/v1/webhooks/{made['id']}"
+    target.replies = [(410, {})]
+    near.client.post(f"{path}/test")
+    courier.step()
+    wait_until(lambda: near.client.get(path).json()["disabled_at"] is not None)
+    run_to_end(near.store, near.submit()["id"])
+    reply = near.client.post(path, json={"enabled": True})
+    assert (reply.status_code, reply.json()["disabled_at"], "secret" in reply.json()) == (200, None, False)
+    job = near.submit()
+    run_to_end(near.store, job["id"])
+    courier.step()
+    wait_until(lambda: near.client.get(f"{path}/deliveries").json()["data"][0]["status"] == "delivered")
+    delivered, given_up = near.client.get(f"{path}/deliveries").json()["data"]
+    assert (delivered["object_id"], given_up["status"]) == (job["id"], "failed")
+    assert Verifier(made["secret"]).verify(target.received[1].body, target.received[1].headers)
+
+
+def test_a_webhook_is_changed_field_by_field_and_keeps_the_rest(api: Api) -> None:
+    made = make(api, description="mine")
+    path = f"/v1/webhooks/{made['id']}"
+    del made["secret"]
+    changes = {"url": "https://8.8.4.4/", "events": ["job.failed", "batch.failed"], "include_batch_lines": True}
+    assert api.client.post(path, json=changes).json() == {**made, **changes}
+    assert api.client.post(path, json={"enabled": False}).json()["disabled_at"] is not None
+    assert api.client.post(path, json={}).json()["description"] == "mine"
+    assert api.client.post(path, json={"description": "", "enabled": True}).json() == {
+        **made,
+        **changes,
+        "description": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"url": "http://127.0.0.1:8000/"}, "url", "address_not_allowed"),
+        ({"url": ""}, "url", "invalid_value"),
+        ({"events": []}, "events", "invalid_value"),
+        ({"events": ["job.exploded"]}, "events[0]", "invalid_value"),
+        ({"enabled": "yes"}, "enabled", "invalid_type"),
+        ({"secret": "whsec_mine"}, "secret", "unknown_field"),
+    ],
+)
+def test_a_wrong_change_changes_nothing(api: Api, fields: dict[str, Any], param: str, code: str) -> None:
+    made = make(api)
+    path = f"/v1/webhooks/{made.pop('id')}"
+    reply = api.client.post(path, json={"description": "other", **fields})
+    error = reply.json()["error"]
+    assert (reply.status_code, error["param"], error["code"]) == (400, param, code)
+    assert api.client.get(path).json()["description"] == ""
+
+
 def test_webhooks_belong_to_their_key(start_api: Callable[..., Api]) -> None:
     api = start_api(api_keys="alice-key, bob-key")
     assert api.client.post("/v1/webhooks", json={"url": PUBLIC, "events": ["job.failed"]}).status_code == 401
@@ -135,12 +189,14 @@ def test_webhooks_belong_to_their_key(start_api: Callable[..., Api]) -> None:
     calls = [
         ("GET", path),
         ("DELETE", path),
+        ("POST", path),
         ("POST", f"{path}/test"),
         ("GET", f"{path}/deliveries"),
         ("GET", f"{path}/deliveries/{delivery['id']}"),
         ("POST", f"{path}/deliveries/{delivery['id']}/retry"),
     ]
-    assert [api.client.request(*call, headers=BOB).status_code for call in calls] == [404] * len(calls)
+    replies = [api.client.request(*call, headers=BOB, json={}).status_code for call in calls]
+    assert replies == [404] * len(calls)
     assert api.client.get("/v1/webhooks", headers=BOB).json()["data"] == []
     assert len(api.client.get("/v1/webhooks", headers=ALICE).json()["data"]) == 1
 

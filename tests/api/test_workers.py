@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from jobs.keys import KeyScope, NewKey
 from jobs.records import recipe_id
 from tests.api.batch_stage import chat_line, created, office
-from tests.api.stage import RECIPE, Api, run_to_end
+from tests.api.stage import RECIPE, Api, claim, run_to_end
 
 
 def test_workers_are_told_as_their_newest_heartbeat_has_them(api: Api) -> None:
@@ -27,6 +30,46 @@ def test_queues_are_told_of_all_that_waits(api: Api) -> None:
     assert (interactive["name"], interactive["queued"], interactive["published"]) == ("interactive", 1, 1)
     assert (batch["name"], batch["queued"], batch["running"]) == ("batch", 2, 0)
     assert batch["oldest_at"] is not None
+
+
+def test_a_key_is_told_of_its_own_jobs_and_of_the_machine(start_api: Callable[..., Api]) -> None:
+    api = start_api(api_keys="ann, bob")
+    details = {
+        "waiting": 2,
+        "exact": {"tile": True},
+        "backend": "CPU",
+        "kv_cells": 64,
+        "kv_cells_used": 9,
+        "num_moves": 1,
+    }
+    api.store.heartbeat("test-worker", "demo", 16, 3, 12.34, details)
+    ann, bob = ({"Authorization": f"Bearer {key}"} for key in ("ann", "bob"))
+    for _ in range(3):
+        claim(api.store, api.client.post("/v1/jobs", json={"prompt": "Ice"}, headers=ann).json()["id"])
+        api.client.post("/v1/jobs", json={"prompt": "Ice"}, headers=ann)
+    workers, queues = (api.client.get(f"/v1/{what}", headers=bob).json() for what in ("workers", "queues"))
+    assert (workers["counts"], queues["counts"]) == ("own", "own")
+    (worker,) = workers["data"]
+    assert [worker[name] for name in ("busy_slots", "waiting", "tokens_per_second")] == [None] * 3
+    assert (worker["running"], worker["slots"], worker["exact"]) == (0, 16, {"tile": True})
+    assert worker["details"] == {"backend": "CPU", "kv_cells": 64}
+    assert [(queue["queued"], queue["running"], queue["oldest_at"]) for queue in queues["data"]] == [(0, 0, None)] * 2
+    (worker,) = api.client.get("/v1/workers", headers=ann).json()["data"]
+    (interactive, _) = api.client.get("/v1/queues", headers=ann).json()["data"]
+    assert (worker["running"], interactive["queued"], interactive["running"]) == (3, 3, 3)
+
+
+@pytest.mark.parametrize("scope", [KeyScope.METRICS, KeyScope.ADMIN])
+def test_a_key_for_numbers_or_for_everything_is_told_of_everybody(api: Api, scope: KeyScope) -> None:
+    claim(api.store, api.submit()["id"])
+    api.store.heartbeat("test-worker", "demo", 16, 3, 12.34, {"num_moves": 1})
+    _, key = api.store.create_key(NewKey("a key", "eve", (KeyScope.READ, scope)))
+    headers = {"Authorization": f"Bearer {key}"}
+    workers, queues = (api.client.get(f"/v1/{what}", headers=headers).json() for what in ("workers", "queues"))
+    assert (workers["counts"], queues["counts"]) == ("all", "all")
+    (worker,) = workers["data"]
+    assert (worker["running"], worker["busy_slots"], worker["details"]) == (1, 3, {"num_moves": 1})
+    assert queues["data"][0]["running"] == 1
 
 
 def test_a_recipe_is_told_whole(api: Api) -> None:

@@ -1,4 +1,4 @@
-"""submit, status, watch, cancel and jobs list, over real HTTP."""
+"""submit, status, watch, cancel, jobs list and jobs delete, over real HTTP."""
 
 from __future__ import annotations
 
@@ -202,3 +202,14 @@ def test_a_list_with_failures_names_their_codes() -> None:
     assert [str(column.header) for column in jobs_table(jobs).columns][-1] == "error"
     assert list(jobs_table(jobs).columns[-1].cells) == ["engine_failed", ""]
     assert [str(column.header) for column in jobs_table(jobs[1:]).columns][-1] != "error"
+
+
+def test_jobs_are_deleted_one_by_one_and_the_first_refusal_is_said(penstock: Penstock, server: FakeAPI) -> None:
+    assert penstock("jobs", "delete", "job_0", "job_1").out == "job_0 deleted\njob_1 deleted\n"
+    message = "The job 'job_2' is running; only one that has ended can be deleted."
+    error = {"message": message, "type": "invalid_request_error", "param": "id", "code": "job_not_ended"}
+    server.refusals.append((409, {"error": error}))
+    refused = penstock("jobs", "delete", "job_2", "job_3")
+    assert (refused.status, refused.out) == (1, "")
+    assert "job_2" in refused.err
+    assert [path for path, _, _ in server.seen] == [f"/v1/jobs/job_{number}" for number in range(3)]

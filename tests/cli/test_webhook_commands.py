@@ -1,7 +1,8 @@
-"""webhook add, list, test, deliveries and remove, over real HTTP."""
+"""webhook add, list, change, test, deliveries and remove, over real HTTP."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 from tests.cli.conftest import Said
@@ -26,3 +27,27 @@ def test_webhooks_are_listed_tested_and_removed(penstock: Penstock) -> None:
     assert "delivery_0 pending" in penstock("webhook", "test", "webhook_0").out
     assert "pending (http_status 503)" in penstock("webhook", "deliveries", "webhook_0").out
     assert penstock("webhook", "remove", "webhook_0").out == "webhook_0 removed\n"
+
+
+def test_a_webhook_is_disabled_enabled_and_changed(penstock: Penstock, server: FakeAPI) -> None:
+    penstock("webhook", "add", URL, "--batch-lines")
+    assert penstock("webhook", "change", "webhook_0", "--disable").out == "webhook_0 disabled\n"
+    assert "(disabled)" in penstock("webhook", "list").out
+    words = ("--enable", "--url", f"{URL}/2", "--event", "job.failed", "--no-batch-lines")
+    assert penstock("webhook", "change", "webhook_0", *words).out == "webhook_0 enabled\n"
+    assert server.webhooks["webhook_0"] == {
+        "id": "webhook_0",
+        "secret": "whsec_x",
+        "disabled_at": None,
+        "url": f"{URL}/2",
+        "events": ["job.failed"],
+        "include_batch_lines": False,
+    }
+    shown = json.loads(penstock("webhook", "change", "webhook_0", "--json", "--event", "job.expired").out)
+    assert shown["events"] == ["job.expired"]
+
+
+def test_a_change_of_nothing_is_refused_before_it_is_sent(penstock: Penstock, server: FakeAPI) -> None:
+    refused = penstock("webhook", "change", "webhook_0")
+    assert (refused.status, server.seen) == (2, [])
+    assert "--enable" in refused.err

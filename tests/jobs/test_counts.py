@@ -10,6 +10,7 @@ from jobs.records import AttemptRef, Failed, NewJob, Standing
 from jobs.states import Priority
 from jobs.store import Store
 from jobs.store.counts import Deed
+from tests.jobs.batch_support import make_batch
 from tests.jobs.support import Clock, claim, make_job, success
 
 
@@ -66,9 +67,9 @@ def test_the_queues_stand_as_the_rows_do(store: Store, clock: Clock) -> None:
     clock.move(5)
     standing = store.standing()
     interactive, batch = standing.queues[Priority.INTERACTIVE], standing.queues[Priority.BATCH]
-    assert (interactive.num_waiting, interactive.num_messages, interactive.num_running) == (2, 2, 0)
-    assert (batch.num_waiting, batch.num_messages, batch.num_running) == (5 + 2 + 2, 2, 1)
-    assert (interactive.oldest_seconds, batch.oldest_seconds) == (15, 15)
+    assert (interactive.num_queued, interactive.num_published, interactive.num_running) == (2, 2, 0)
+    assert (batch.num_queued, batch.num_published, batch.num_running) == (5 + 2 + 2, 2, 1)
+    assert (interactive.oldest_seconds(standing.at), batch.oldest_seconds(standing.at)) == (15, 15)
     assert standing.num_open_batches == 2
 
 
@@ -78,12 +79,34 @@ def test_a_batch_whose_lines_all_run_does_not_wait(store: Store, clock: Clock) -
         start(store, line)
     clock.move(7)
     batch = store.standing().queues[Priority.BATCH]
-    assert (batch.num_waiting, batch.num_running, batch.oldest_seconds) == (0, 2, 0)
+    assert (batch.num_queued, batch.num_running, batch.oldest_seconds(clock.now)) == (0, 2, 0)
+
+
+def test_metrics_and_pages_are_told_the_same(store: Store, clock: Clock) -> None:
+    make_batch(store, 5, 1)
+    store.submit([job(Priority.BATCH)] * 2 + [job()], new_batch=True)
+    store.mark_published(store.submit([job(), job()]).ids[:1])
+    clock.move(5)
+    assert list(store.standing().queues.values()) == store.queue_depths()
+
+
+def test_lines_that_are_no_rows_yet_are_counted_apart(store: Store) -> None:
+    make_batch(store, 5, 1)
+    stopped = make_batch(store, 5, 1)
+    store.cancel_batch(stopped.id)
+    store.submit([job(Priority.BATCH)] * 2, new_batch=True)
+    values = {
+        (sample.name, sample.labels.get("queue")): sample.value
+        for family in StandingCollector(store.standing).collect()
+        for sample in family.samples
+    }
+    assert values["penstock_queue_jobs", "batch"] == 2
+    assert values["penstock_lines_to_take_in", None] == 5
 
 
 def test_an_empty_queue_is_not_old(store: Store) -> None:
     standing = store.standing()
-    assert {queue.oldest_seconds for queue in standing.queues.values()} == {0}
+    assert {queue.oldest_seconds(standing.at) for queue in standing.queues.values()} == {0}
     assert standing.num_workers == {}
 
 

@@ -29,7 +29,7 @@ from jobs.posting import Postman
 from jobs.store import Store
 from jobs.tables import Delivery, Webhook
 from jobs.targets import Resolver, check_url
-from jobs.webhooks import NewWebhook, Tried
+from jobs.webhooks import DueDelivery, NewWebhook, Tried
 from tests.jobs.support import Clock, make_line, make_settings, submit_one
 from tests.support.hook_target import HookTarget, hook_target
 from tests.support.services import wait_until
@@ -364,11 +364,11 @@ def test_an_outage_of_the_database_while_noting_is_waited_out(
 ) -> None:
     note, refusals = store.note_delivery, [1, 2]
 
-    def note_or_refuse(delivery_id: str, number: int, tried: Tried) -> object:
+    def note_or_refuse(due: DueDelivery, tried: Tried) -> object:
         if refusals:
             refusals.pop()
             raise StoreUnavailable("away")
-        return note(delivery_id, number, tried)
+        return note(due, tried)
 
     monkeypatch.setattr(store, "note_delivery", note_or_refuse)
     assert deliver(store, courier, listen(store, target.url))["status"] == 204

@@ -95,6 +95,7 @@ def rows_read(node: dict[str, Any]) -> int:
 
 SMALL = re.compile(
     r"ix_jobs_unpublished \(priority=\? AND batch_id=\?|ix_jobs_unpublished \(priority=\?\)"
+    r"|ix_jobs_owner_loose \(owner="
     r"|ix_jobs_published|ix_jobs_lease|ix_jobs_deadline|ix_jobs_batch \(batch_id=\? AND state=\?"
     r"|sqlite_autoindex_jobs_1 \(id=|\(state=\? AND id=\?\)"
 )
@@ -147,6 +148,10 @@ def work_of(store: Store, clock: Clock) -> dict[str, Callable[[], object]]:
         "a poll of a batch": lambda: store.poll_after_seconds(batch),
         "a note of what is published": lambda: store.mark_published([line.id]),
         "how the queues stand": store.standing,
+        "the depths of the queues": store.queue_depths,
+        "an owner's queues": lambda: store.queue_depths("b"),
+        "the queues of an owner of single jobs": lambda: store.queue_depths("c"),
+        "what workers hold": lambda: store.held_by_workers("b"),
         "lost messages": refill,
     }
 
@@ -154,6 +159,7 @@ def work_of(store: Store, clock: Clock) -> dict[str, Callable[[], object]]:
 def test_nothing_reads_all_that_waits(full: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.store.waiting.MAX_COUNTED", 200)
     monkeypatch.setattr("jobs.store.standing.MAX_COUNTED", 200)
+    monkeypatch.setattr("jobs.store.depths.MAX_COUNTED", 200)
     found = {name: statements_of(full, work) for name, work in work_of(full, clock).items()}
     assert [name for name, statements in found.items() if not statements] == []
     bad = [

@@ -99,6 +99,8 @@ OFTEN: dict[str, Work] = {
     "a batch's lines in their order": lambda store, batch_id, _: store.lines_in_order(batch_id, 700),
     "jobs by how their ids begin": lambda store, _, ids: store.list_jobs(id_prefix=ids[9][:20]),
     "the depths of the queues": lambda store, _, __: store.queue_depths(),
+    "the depths of an owner's queues": lambda store, _, __: store.queue_depths("many"),
+    "what workers hold of another owner's": lambda store, _, __: store.held_by_workers(""),
     "texts": lambda store, _, ids: store.generations(ids[600:620]),
     "a claim": lambda store, _, ids: store.claim(ids[1000], "w"),
     "what an owner has open": lambda store, _, __: store.queued_tokens("many"),

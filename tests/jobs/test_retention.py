@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from jobs.errors import InvalidRequest, NotFound, StorageUnavailable
+from jobs.database import open_engine
+from jobs.errors import Deleted, InvalidRequest, NotFound, StorageUnavailable
 from jobs.files import Vault, output_name
 from jobs.ids import new_file_id
 from jobs.retention import GRACE_SECONDS, Retention
+from jobs.states import JobState
 from jobs.store import Store
 from tests.jobs.batch_files import batch_of, make_batch, make_file, valid
-from tests.jobs.support import Clock
+from tests.jobs.batch_support import end_all, line_ids, taken_batch
+from tests.jobs.support import Clock, claim, make_line, make_settings, submit_one, success
 
 
 class Local:
@@ -154,3 +158,70 @@ def test_an_orphan_on_a_disk_is_as_old_as_its_bytes(store: Store, vault: Vault, 
     two_days_ago = (datetime.now(UTC) - timedelta(days=2)).timestamp()
     os.utime(tmp_path / "files" / name, (two_days_ago, two_days_ago))
     assert sum(Retention(store, vault).drop_orphans()) == 1
+
+
+@pytest.fixture
+def forgetful(database_url: str, clock: Clock) -> Iterator[Store]:
+    """A store that keeps jobs for an hour."""
+    engine = open_engine(database_url)
+    yield Store(engine, settings=make_settings(keep_jobs_seconds=3600.0), clock=clock)
+    engine.dispose()
+
+
+def ended_job(store: Store) -> str:
+    job_id = submit_one(store)
+    store.finish(claim(store, job_id).ref, success())
+    return job_id
+
+
+def is_there(store: Store, job_id: str) -> bool:
+    try:
+        return store.get(job_id).id == job_id
+    except Deleted:
+        return False
+
+
+def test_single_jobs_go_when_their_time_is_over(
+    forgetful: Store, vault: Vault, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.store.deleting.CHUNK", 2)
+    old, waiting = [ended_job(forgetful) for _ in range(5)], submit_one(forgetful)
+    clock.move(1800)
+    young = ended_job(forgetful)
+    clock.move(1800)
+    retention = Retention(forgetful, vault)
+    assert sum(retention.delete_jobs()) == 5
+    assert [is_there(forgetful, job_id) for job_id in (*old, waiting, young)] == [False] * 5 + [True] * 2
+    assert sum(retention.delete_jobs()) == 0
+    assert forgetful.audit() == []
+
+
+def test_lines_go_when_the_time_of_their_batch_is_over(
+    forgetful: Store, vault: Vault, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.store.deleting.CHUNK", 2)
+    done, slow, growing = (forgetful.submit([make_line()] * 3, new_batch=True) for _ in range(3))
+    end_all(forgetful, str(done.batch_id))
+    forgetful.finish(claim(forgetful, slow.ids[0]).ref, success())
+    unwritten = taken_batch(forgetful, 1)
+    end_all(forgetful, unwritten.id)
+    clock.move(3600)
+    end_all(forgetful, str(growing.batch_id))
+    retention = Retention(forgetful, vault)
+    sum(retention.delete_jobs())
+    assert [is_there(forgetful, job_id) for job_id in done.ids] == [False] * 3
+    kept = [*slow.ids, *growing.ids, *line_ids(forgetful, unwritten.id)]
+    assert all(is_there(forgetful, job_id) for job_id in kept)
+    assert list(retention.delete_jobs()) == []
+    counts = forgetful.get_batch(str(done.batch_id))[1]
+    assert counts.by_state[JobState.SUCCEEDED] == 3
+    assert forgetful.audit() == []
+    with pytest.raises(InvalidRequest, match="deleted"):
+        forgetful.retry_batch(str(done.batch_id))
+
+
+def test_without_a_time_nothing_is_deleted(store: Store, vault: Vault, clock: Clock) -> None:
+    job_id = ended_job(store)
+    clock.move(10 * 365 * 24 * 3600)
+    assert list(Retention(store, vault).delete_jobs()) == []
+    assert is_there(store, job_id)

@@ -34,11 +34,12 @@ from sqlalchemy.engine import Engine
 
 from jobs.checked import CheckedLine
 from jobs.database import open_engine
-from jobs.errors import InvalidRequest, LeaseLost
+from jobs.errors import InvalidRequest, LeaseLost, NotEnded
 from jobs.records import AttemptRef, Cancelled, Expired, Failed, Interrupted, Outcome, Succeeded
 from jobs.states import ENDED, TRANSITIONS, JobState
 from jobs.store import Store, taking
-from jobs.tables import Base
+from jobs.store.reading import rows
+from jobs.tables import Base, Job
 from tests.jobs.batch_support import checked_lines, make_batch, write_files
 from tests.jobs.support import Clock, make_job, make_line, make_record, make_settings
 
@@ -85,6 +86,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.states: dict[str, JobState] = {}
         self.holders: dict[str, AttemptRef] = {}
         self.lines: dict[str, list[CheckedLine]] = {}
+        self.deleted: set[str] = set()
         self.numbers: dict[tuple[str, int], str] = {}
         """Who got which number of which batch, ever."""
 
@@ -158,7 +160,19 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(job_id=job_ids)
     def cancel(self, job_id: str) -> None:
-        self.store.cancel(job_id)
+        if job_id not in self.deleted:
+            self.store.cancel(job_id)
+
+    @rule(job_id=job_ids)
+    def delete(self, job_id: str) -> None:
+        """Once it has ended; from then on nothing moves it, and it stays in all that is counted."""
+        try:
+            self.store.delete(job_id)
+        except NotEnded:
+            assert self.states[job_id] not in ENDED
+        else:
+            self.deleted.add(job_id)
+            assert job_id not in self.holders
 
     @rule(target=batch_ids, number=st.integers(1, 5), bad=st.integers(0, 2))
     def make_batch_of_a_file(self, number: int, bad: int) -> str:
@@ -225,6 +239,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(job_id=job_ids)
     def requeue(self, job_id: str) -> None:
+        if job_id in self.deleted:
+            return
         job = self.store.get(job_id)
         if job.state == JobState.FAILED and job.attempt > 0:
             assert self.store.requeue(job_id).num_failures == 0
@@ -254,7 +270,9 @@ class StoreMachine(RuleBasedStateMachine):
         """A worker that is gone for good: only its lease can free the job."""
 
     def _jobs(self) -> list[Any]:
-        return self.store.list_jobs(limit=10_000)[0]
+        """All rows, those of deleted jobs too."""
+        with self.store._reading() as scope:
+            return list(rows(scope, sa.select(Job).order_by(Job.id.desc())))
 
     @invariant()
     def every_job_moved_as_the_table_allows(self) -> None:
@@ -262,7 +280,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert jobs.keys() == self.states.keys(), "a job vanished"
         for job_id, state in jobs.items():
             before = self.states[job_id]
-            steps = TRANSITIONS[before] | {before}
+            steps = {before} if job_id in self.deleted and before in ENDED else TRANSITIONS[before] | {before}
             # A finish and a retry may both lie between two looks: one state in between is allowed.
             assert state in steps or any(state in TRANSITIONS[step] for step in steps), f"{before} became {state}"
             assert (state is JobState.RUNNING) == (job_id in self.holders)

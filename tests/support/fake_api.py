@@ -76,6 +76,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.reply(200, self.server.batches[batch_id] | {"status": VERBS[verb]})
             case ["v1", "webhooks", webhook_id, "test"]:
                 self.reply(202, self.server.delivery(webhook_id))
+            case ["v1", "webhooks", webhook_id]:
+                self.reply(200, self.server.change_webhook(webhook_id, body))
             case ["v1", kind]:
                 made = self.server.once(key, self.server.makers[kind], body)
                 self.reply_unless_lost(202 if kind == "jobs" else 200, made)
@@ -112,7 +114,11 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.shutdown(socket.SHUT_RDWR)
 
     def do_DELETE(self) -> None:
-        self.reply(200, {"id": self.path.rpartition("/")[2], "deleted": True})
+        self.server.seen.append((self.path, dict(self.headers), None))
+        if self.server.refusals:
+            self.reply(*self.server.refusals.pop(0))
+        else:
+            self.reply(200, {"id": self.path.rpartition("/")[2], "deleted": True})
 
     def do_GET(self) -> None:
         self.server.seen.append((self.path, dict(self.headers), None))

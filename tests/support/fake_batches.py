@@ -59,6 +59,13 @@ class FakeBatches:
         webhook = {"id": f"webhook_{len(self.webhooks)}", "secret": "whsec_x", "disabled_at": None, **body}
         return self.webhooks.setdefault(webhook["id"], webhook)
 
+    def change_webhook(self, webhook_id: str, body: Json) -> Json:
+        webhook = self.webhooks[webhook_id]
+        if "enabled" in body:
+            webhook["disabled_at"] = None if body.pop("enabled") else "2026-01-01T00:00:00Z"
+        webhook.update(body)
+        return webhook
+
     def delivery(self, webhook_id: str) -> Json:
         tries = [{"at": "2026-01-01T00:00:00Z", "status": 503, "error": "http_status", "seconds": 0.1}]
         told = {"id": "delivery_0", "webhook_id": webhook_id, "type": "webhook.test", "object_id": webhook_id}

@@ -116,10 +116,12 @@ export function tile(name) {
   const value = h("dd", { class: "tile-value" }, "–");
   const hint = h("dd", { class: "tile-hint" });
   const extra = h("dd", { class: "tile-extra" });
-  const element = h("div", { class: "tile" }, h("dt", {}, name), value, hint, extra);
+  const label = h("dt", {}, name);
+  const element = h("div", { class: "tile" }, label, value, hint, extra);
   return {
     element,
     extra,
+    name: (text) => setText(label, text),
     set(text, more = "") {
       setText(value, text);
       setText(hint, more);

@@ -9,6 +9,7 @@ const TOLD = {
   match: ["succeeded", "The same, token for token", "Prompt, parameters, seed and recipe gave this text again."],
   differs: ["failed", "It differs", "Another token came under the same recipe: the worker's promise is broken."],
   recipe_differs: ["expired", "Another recipe", "The model, the build or the settings are not those of then, so nothing was promised."],
+  original_deleted: ["cancelled", "The original is gone", "It was deleted, so there is nothing to compare with."],
   unavailable: ["cancelled", "It cannot be compared", "The replay did not succeed, or one of the two texts is gone."],
 };
 

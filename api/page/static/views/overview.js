@@ -1,4 +1,5 @@
-// What goes on now: speed, slots, what waits, the batches that run, the newest jobs.
+// What goes on now: speed, slots, what waits, the batches that run, the newest jobs. A key that is not told how busy the
+// machine is with everybody's jobs sees how its own stand.
 
 import { get, look } from "../core/api.js";
 import { fill, h, isKeyed, keyed, svg, unkey } from "../core/dom.js";
@@ -45,15 +46,39 @@ function makeTiles() {
 async function refreshTiles(tiles, signal) {
   const [workers, queues] = await Promise.all([look("/v1/workers", signal), get("/v1/queues", signal)]);
   const alive = workers.data.data.filter((worker) => worker.alive);
-  const sum = (name) => alive.reduce((total, worker) => total + worker[name], 0);
-  tiles.speed.set(rate(sum("tokens_per_second")), alive.length === 0 ? "no worker is alive" : alive.length === 1 ? "one worker" : `${alive.length} workers`);
-  tiles.curve.add(sum("tokens_per_second"));
-  tiles.slots.set(`${sum("busy_slots")} of ${sum("slots")}`, sum("waiting") ? `${number(sum("waiting"))} wait for one` : "none waits for one");
-  tiles.bar.setAttribute("width", sum("slots") ? (1000 * sum("busy_slots")) / sum("slots") : 0);
+  (workers.data.counts === "all" ? paintLoad : paintOwn)(tiles, alive);
   for (const queue of queues.data) {
+    tiles[queue.name].name(queues.counts === "all" ? `${title(queue.name)} queue` : `Your ${queue.name} jobs waiting`);
     tiles[queue.name].set(`${short(queue.queued)}${queue.queued_at_least ? "+" : ""}`, queueHint(queue));
   }
   return workers.retryAfter;
+}
+
+const title = (word) => word[0].toUpperCase() + word.slice(1);
+
+const sum = (workers, name) => workers.reduce((total, worker) => total + worker[name], 0);
+
+const howMany = (alive) => (alive.length === 0 ? "no worker is alive" : alive.length === 1 ? "one worker" : `${alive.length} workers`);
+
+function paintLoad(tiles, alive) {
+  const [speed, busy, slots, waiting] = ["tokens_per_second", "busy_slots", "slots", "waiting"].map((name) => sum(alive, name));
+  tiles.speed.name("Tokens per second");
+  tiles.speed.set(rate(speed), howMany(alive));
+  tiles.speed.extra.hidden = false;
+  tiles.curve.add(speed);
+  tiles.slots.name("Slots busy");
+  tiles.slots.set(`${busy} of ${slots}`, waiting ? `${number(waiting)} wait for one` : "none waits for one");
+  tiles.bar.setAttribute("width", slots ? (1000 * busy) / slots : 0);
+}
+
+function paintOwn(tiles, alive) {
+  const [running, slots] = [sum(alive, "running"), sum(alive, "slots")];
+  tiles.speed.name("Slots");
+  tiles.speed.set(number(slots), howMany(alive));
+  tiles.speed.extra.hidden = true;
+  tiles.slots.name("Your jobs with a worker");
+  tiles.slots.set(number(running), "the counts are of your own jobs");
+  tiles.bar.setAttribute("width", slots ? Math.min(1000, (1000 * running) / slots) : 0);
 }
 
 function queueHint(queue) {

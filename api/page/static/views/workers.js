@@ -11,6 +11,7 @@ import { sparkline } from "../parts/sparkline.js";
 export function show({ signal }) {
   const queues = h("tbody");
   const workers = h("div", { class: "worker-list" });
+  const whose = h("p", { class: "hint", hidden: true }, "The counts are of your own jobs. A key with the scope “metrics” is told everybody's.");
   const heads = ["Queue", "Queued", "Sent out", "Running", "Oldest"].map((name, index) => h("th", { scope: "col", class: index > 0 && index < 4 ? "numeric" : "" }, name));
   const table = h("div", { class: "table-wrap", tabindex: 0, role: "region", "aria-label": "Queues" }, h("table", {}, h("caption", { class: "unseen" }, "What waits in each queue"), h("thead", {}, h("tr", {}, heads)), queues));
   const element = h(
@@ -18,11 +19,13 @@ export function show({ signal }) {
     { class: "view" },
     h("div", { class: "view-head" }, h("h1", {}, "Workers")),
     card("Queues", { id: "queues", class: "flush" }, table),
+    whose,
     h("section", { "aria-label": "Workers" }, workers),
   );
   poll(signal, async () => {
     const { data, retryAfter } = await look("/v1/workers", signal);
     paintWorkers(workers, data.data);
+    whose.hidden = data.counts === "all";
     const { data: depths } = await get("/v1/queues", signal);
     keyed(queues, depths, (queue) => queue.name, queueRow);
     return retryAfter;
@@ -57,33 +60,40 @@ function queueRow(queue) {
   };
 }
 
-/** One worker. Its slots are drawn and told in words. */
+/** One worker. Its slots are drawn and told in words; how busy it is only to those who are told. */
 function workerCard(worker) {
   const speed = h("strong", { class: "big" });
   const curve = sparkline();
   const state = h("p", { class: "worker-state" });
   const words = h("p", { class: "slots-words" });
   const slots = h("div", { class: "slots", "aria-hidden": "true" });
+  const pace = h("div", {}, h("p", { class: "label" }, "Tokens per second"), speed, curve.element);
   const more = h("div", {});
   const element = h(
     "article",
     { class: "card worker", "aria-label": `Worker ${worker.name}` },
     h("header", { class: "card-head" }, h("h2", { class: "worker-title" }, worker.name), state),
-    h("div", { class: "worker-now" }, h("div", {}, h("p", { class: "label" }, "Tokens per second"), speed, curve.element), h("div", { class: "grow" }, h("p", { class: "label" }, "Slots"), words, slots)),
+    h("div", { class: "worker-now" }, pace, h("div", { class: "grow" }, h("p", { class: "label" }, "Slots"), words, slots)),
     more,
   );
   return {
     element,
     update(now) {
-      setText(speed, rate(now.tokens_per_second));
-      curve.add(now.tokens_per_second);
+      const told = now.busy_slots !== null;
+      pace.hidden = slots.hidden = !told;
+      if (told) {
+        setText(speed, rate(now.tokens_per_second));
+        curve.add(now.tokens_per_second);
+      }
       paintState(state, now);
-      setText(words, `${now.busy_slots} of ${now.slots} busy` + (now.waiting ? `, ${number(now.waiting)} wait for one` : ""));
+      setText(words, told ? load(now) : `${now.slots}, and ${plural(now.running, "job")} of yours`);
       paintSlots(slots, now);
       fill(more, aboutWorker(now));
     },
   };
 }
+
+const load = (worker) => `${worker.busy_slots} of ${worker.slots} busy` + (worker.waiting ? `, ${number(worker.waiting)} wait for one` : "");
 
 function paintState(place, worker) {
   const told = !worker.alive ? ["failed", "silent"] : worker.draining ? ["expired", "draining"] : ["succeeded", "alive"];
