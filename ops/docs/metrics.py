@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from prometheus_client import CollectorRegistry, Metric
 from api.metering import Meter
 from jobs.metrics.dispatching import RoundMeter
 from jobs.metrics.registry import CountsCollector, StandingCollector, new_registry
-from jobs.records import QueueStanding, Standing
+from jobs.records import QueueDepth, Standing
 from jobs.states import Priority
 from jobs.store.counts import Counts
 from ops.docs.markdown import code, table
@@ -95,9 +96,9 @@ def _stats() -> EngineStats:
 
 
 def _watch(registry: CollectorRegistry) -> None:
-    queues = dict.fromkeys(Priority, QueueStanding(0, 0, 0, 0.0))
+    queues = {queue: QueueDepth(queue, 0, 0, 0, None) for queue in Priority}
     registry.register(CountsCollector(Counts()))
-    registry.register(StandingCollector(lambda: Standing(queues, 0, 0, 0, {"demo": 1}, 256)))
+    registry.register(StandingCollector(lambda: Standing(datetime.now(UTC), queues, 0, 0, {"demo": 1}, 256)))
 
 
 def shown(family: Metric) -> str:
