@@ -16,7 +16,7 @@ from ops.flower.__main__ import WrongSettings, credentials_of
 from ops.flower.pages import exactness
 from tests.seeing.system import Watched
 from tests.support.services import wait_until
-from tests.worker.site import ROOT
+from tests.worker.site import ENDLESS, ROOT
 
 
 def tasks(watched: Watched, job_id: str) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ def test_its_pages_show_them(watched: Watched, page: str) -> None:
 
 
 def test_a_task_moves_while_it_runs_and_says_how_it_ended(watched: Watched) -> None:
-    job_id = watched.post("Ice", max_tokens=2000, temperature=1.5, logit_bias={"32007": -100, "32000": -100})
+    job_id = watched.post("Ice", max_tokens=2000, temperature=1.5, logit_bias=ENDLESS)
     seen: list[tuple[str, str]] = []
 
     def moved() -> bool:
