@@ -171,7 +171,7 @@ def _engines(path: Path, options: argparse.Namespace, console: Console) -> dict[
         rates[f"{slots} slots"] = bench.run(short_chats(options.jobs if slots > 4 else options.one_by_one_jobs)).rate
         bench.close()
     base = rates["one by one"].per_second
-    table = Table("engine", "tokens/s", "× one by one", title="64 jobs of 55 + 64 tokens, full-vocabulary sampling")
+    table = Table("engine", "tokens/s", "× one by one", title=f"{options.jobs} jobs of 55 + 64 tokens, full sampling")
     for name, rate in rates.items():
         table.add_row(name, f"{rate.per_second:.1f}", f"{rate.per_second / base:.2f}")
     console.print(table)
