@@ -186,6 +186,25 @@ def test_of_a_batch_that_waits_the_longest_request_gets_the_next_slot(running: R
     assert [generation.request.max_tokens for generation in begun] == [60, 30, 5, 3]
 
 
+def test_a_longer_request_that_comes_while_another_is_admitted_is_neither_lost_nor_run_in_its_place(
+    model: Model, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The race of the engine's question whose turn it is with a submission on another thread."""
+    with running() as engine:
+        choose = engine._class_for
+        late: list[Generation] = []
+
+        def choose_while_another_comes(asked: Request) -> RowClass | None:
+            if not late:
+                late.append(engine.submit(request(2, max_tokens=30, interactive=False)))
+            return choose(asked)
+
+        monkeypatch.setattr(engine, "_class_for", choose_while_another_comes)
+        first = engine.submit(request(1, max_tokens=5, interactive=False))
+        assert len(ended(first).token_ids) == 5
+        assert len(ended(late[0]).token_ids) == 30
+
+
 def test_a_deadline_ends_as_expired_with_what_there_is(running: Running) -> None:
     with running() as engine:
         past = engine.submit(request(1, deadline=time.monotonic() - 1))

@@ -20,8 +20,15 @@ def filled(queue: Queue, lengths: Iterable[int]) -> Queue:
     return queue
 
 
+def take(queue: Queue) -> str:
+    first = queue.first()
+    assert first is not None
+    queue.take(first)
+    return first.generation.request.id
+
+
 def taken(queue: Queue) -> list[str]:
-    return [queue.take().generation.request.id for _ in range(len(queue))]
+    return [take(queue) for _ in range(len(queue))]
 
 
 def test_without_a_measure_they_go_in_the_order_they_came() -> None:
@@ -46,9 +53,9 @@ def test_longer_ones_that_keep_coming_starve_nobody() -> None:
     queue = filled(Queue(64, patience=4), [1])
     for number in range(4):
         queue.add(waiting(f"late {number}", 100))
-        assert queue.take().generation.request.id == f"late {number}"
+        assert take(queue) == f"late {number}"
     queue.add(waiting("too late", 100))
-    assert queue.take().generation.request.id == "0:1"
+    assert take(queue) == "0:1"
 
 
 def test_those_that_were_ended_are_taken_out_wherever_they_stand() -> None:
@@ -61,3 +68,12 @@ def test_those_that_were_ended_are_taken_out_wherever_they_stand() -> None:
     assert first is entries[0]
     assert taken(queue) == ["0:5"]
     assert queue.first() is None
+
+
+def test_a_longer_one_that_comes_between_the_question_and_the_taking_is_not_taken_in_its_place() -> None:
+    queue = filled(Queue(64, patience=9), [5, 9])
+    first = queue.first()
+    assert first is not None
+    queue.add(waiting("longer", 100))
+    queue.take(first)
+    assert taken(queue) == ["longer", "0:5"]

@@ -200,7 +200,7 @@ class Engine:
             if row_class is None:
                 return
             with self._wake:
-                queue.take()
+                queue.take(entry)
             self._enter(entry, row_class)
 
     def _first(self, queue: Queue) -> Waiting | None:

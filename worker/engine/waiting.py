@@ -57,11 +57,11 @@ class Queue:
         """Whose turn it is; None when nobody waits. Asked again it says the same, until somebody is added or taken."""
         return self._entries[self._turn()] if self._entries else None
 
-    def take(self) -> Waiting:
-        """Take out the first."""
-        serial = self._turn()
+    def take(self, entry: Waiting) -> None:
+        """Take out one that was the first when it was asked for: a longer one may have come since."""
+        serial = next(serial for serial, other in self._entries.items() if other is entry)
         self._num_passed = 0 if serial == self._oldest() else self._num_passed + 1
-        return self._entries.pop(serial)
+        del self._entries[serial]
 
     def take_all(self, wanted: Callable[[Generation], bool]) -> list[Waiting]:
         """Take out all that are `wanted`, whoever's turn it is."""
