@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import random
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ class Counts:
     resets: int = 0
 
 
-class Reader(threading.Thread):
+class Reader(threading.Thread, ABC):
     """Reads one stream to its end, over as many connections as it takes. `text` is what it holds."""
 
     def __init__(self, url: str, stream: Stream, dice: random.Random, stopping: threading.Event) -> None:
@@ -128,11 +129,11 @@ class Reader(threading.Thread):
         self.voided.append(self.text)
         self.text = ""
 
-    def _open(self, client: httpx.Client) -> AbstractContextManager[httpx.Response]:
-        raise NotImplementedError
+    @abstractmethod
+    def _open(self, client: httpx.Client) -> AbstractContextManager[httpx.Response]: ...
 
-    def _take(self, frame: Frame) -> Going:
-        raise NotImplementedError
+    @abstractmethod
+    def _take(self, frame: Frame) -> Going: ...
 
 
 class NativeReader(Reader):

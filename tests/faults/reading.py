@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from abc import ABC, abstractmethod
 from typing import Any
 
 import httpx
@@ -19,7 +20,7 @@ LONG_TOKENS = 1500
 JOIN_SECONDS = 60.0
 
 
-class Reading:
+class Reading(ABC):
     """One connection. `last` is the last frame that came, None where the connection was cut before its end."""
 
     def __init__(self, system: System, method: str, path: str, **request: Any) -> None:
@@ -70,8 +71,8 @@ class Reading:
         return [json.loads(frame.data) for frame in list(self.frames) if frame.data != "[DONE]"]
 
     @property
-    def text(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def text(self) -> str: ...
 
 
 class Native(Reading):

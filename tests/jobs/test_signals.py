@@ -58,16 +58,16 @@ def test_a_signal_counts_while_the_main_thread_is_inside_a_call_of_c() -> None:
 def test_each_signal_is_answered_and_others_are_left_alone() -> None:
     said = run(
         """
-        import os, signal, time
+        import os, queue, signal
         from jobs.signals import on_signals
 
-        heard = []
+        heard = queue.SimpleQueue()
         signal.signal(signal.SIGUSR1, lambda *_: None)
-        on_signals([signal.SIGTERM, signal.SIGQUIT], heard.append)
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM, signal.SIGQUIT):
+        on_signals([signal.SIGTERM, signal.SIGQUIT], heard.put)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGQUIT):
             os.kill(os.getpid(), number)
-            time.sleep(0.1)
-        print(*heard)
+            print(heard.get(timeout=20))
         """
     )
     assert said.split() == [str(int(number)) for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGQUIT)]
