@@ -122,7 +122,7 @@ def model_object(model: Model, exact: Mapping[str, bool] | None) -> ModelObject:
     )
 
 
-_OF_THE_MACHINE = frozenset({"backend", "kv_cells"})
+_OF_THE_MACHINE = frozenset({"attention", "backend", "kv_cells"})
 """What a worker says of itself that no job changes. All else it says tells how much there is to do."""
 
 

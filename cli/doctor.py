@@ -72,6 +72,7 @@ def examine(settings: Settings) -> list[Finding]:
         _memory,
         _disk,
         _engine,
+        _attention,
         _model,
         _redis,
         _database,
@@ -141,6 +142,26 @@ def _engine(settings: Settings) -> Finding:
     facts = json.loads(done.stdout.splitlines()[-1])
     backend = "GPU" if facts["gpu"] else "CPU only"
     return Finding("llama.cpp", Level.GOOD, f"llama-cpp-python {build}, {backend}; {facts['system'].strip()}")
+
+
+def _attention(settings: Settings) -> Finding:
+    """Whose attention a worker would have here. Nothing is built: that is a worker's first start."""
+    if settings.attention == "llama.cpp":
+        return Finding("attention", Level.GOOD, "llama.cpp's, as PENSTOCK_ATTENTION says")
+    must = settings.attention == "penstock"
+    if not settings.suits_own_attention:
+        needs = "Penstock's own is for processors, f16 cells and flash attention"
+        if must:
+            return Finding("attention", Level.BAD, f"no worker starts: {needs}", "PENSTOCK_ATTENTION=auto does without")
+        return Finding("attention", Level.GOOD, f"llama.cpp's: {needs}")
+    done = _probe(role_command("attention", settings), settings)
+    if done.returncode == 0:
+        return Finding("attention", Level.GOOD, f"Penstock's own, for {done.stdout.strip()}")
+    reason = (done.stderr.strip().splitlines() or [describe_end(done.returncode)])[-1]
+    if must:
+        return Finding("attention", Level.BAD, f"no worker starts: {reason}", "PENSTOCK_ATTENTION=auto does without")
+    remedy = "long texts are written more slowly so; PENSTOCK_ATTENTION=llama.cpp if that is meant"
+    return Finding("attention", Level.WARN, f"llama.cpp's: {reason}", remedy)
 
 
 def _model(settings: Settings) -> Finding:

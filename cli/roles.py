@@ -36,6 +36,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "migrate": ("jobs.database", "migrate"),
     "pull": ("worker.sources",),
     "models": ("worker.sources", "--list"),
+    "attention": ("worker.engine.attention", "look"),
 }
 
 WITH_STORES_OF_THEIR_OWN = ("bench", "chaos")

@@ -143,12 +143,19 @@ class Settings(BaseSettings):
     )
     threads: Annotated[int | None, Field(ge=1)] = Field(default=None, description="None: every core.")
     sampling_threads: Annotated[int, Field(ge=1, le=64)] = Field(
-        default=1, description="Threads that draw tokens. More help only with many slots and cores to spare."
+        default=1,
+        description="Threads that draw tokens. More help only where there are grammars, log-probabilities or draws "
+        "in numpy, many slots, and cores to spare.",
     )
     kv_type: Literal["f16", "q8_0"] = Field(
         default="f16", description="How attention's cache is stored; `q8_0` halves its memory. Part of the recipe."
     )
     flash_attention: bool = Field(default=True, description="Fused attention kernels. Part of the recipe.")
+    attention: Literal["auto", "penstock", "llama.cpp"] = Field(
+        default="auto",
+        description="Whose attention runs on processors: `penstock`, Penstock's own or no start; `llama.cpp`; auto: "
+        "its own where it can be had. It needs f16 cells and flash attention. Part of the recipe.",
+    )
     gpu_layers: int = Field(default=0, description="Layers on the GPU; -1 means all of them.")
     main_gpu: Annotated[int, Field(ge=0)] = Field(
         default=0, description="The GPU that holds the model, or the small parts of one that is split."
@@ -261,6 +268,11 @@ class Settings(BaseSettings):
         """What callers call the model: a path is known by its file's name, and shows nothing else of this machine."""
         is_path = self.model not in ("demo", "phi-3-mini") and not self.model.startswith("hf:")
         return Path(self.model).name if is_path else self.model
+
+    @property
+    def suits_own_attention(self) -> bool:
+        """Whether Penstock's own attention does what is set: half floats, fused, on a processor."""
+        return self.gpu_layers == 0 and self.flash_attention and self.kv_type == "f16"
 
     @cached_property
     def resolved_database_url(self) -> str:

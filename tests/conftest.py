@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hypothesis import HealthCheck, settings
+
 from tests.support.models import demo_model_path, tiny_model_path
 from tests.support.object_store import s3_server, s3_url
 from tests.support.services import (
@@ -33,3 +35,9 @@ __all__ = [
     "sqlite_url",
     "tiny_model_path",
 ]
+
+# No test asserts a time, not even hypothesis: on a busy machine any example may take long, or be long in the making.
+settings.register_profile(
+    "penstock", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("penstock")

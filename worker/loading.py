@@ -46,10 +46,21 @@ def options_of(settings: Settings) -> ModelOptions:
         threads=settings.threads,
         kv_type=settings.kv_type,
         flash_attention=settings.flash_attention,
+        attention=settings.attention,
         gpu_layers=settings.gpu_layers,
         main_gpu=settings.main_gpu,
         tensor_split=settings.tensor_split,
     )
+
+
+def refuse_a_contradiction(settings: Settings) -> None:
+    """Raises ModelUnavailable `attention_unavailable`: Penstock's own attention is asked for, and what it cannot do."""
+    if settings.attention == "penstock" and not settings.suits_own_attention:
+        message = (
+            "PENSTOCK_ATTENTION=penstock needs a processor (PENSTOCK_GPU_LAYERS=0), PENSTOCK_KV_TYPE=f16 and "
+            "PENSTOCK_FLASH_ATTENTION=true; `auto` takes llama.cpp's attention elsewhere."
+        )
+        raise ModelUnavailable("attention_unavailable", message)
 
 
 def spare_cell_bytes(settings: Settings, available: int) -> int:
@@ -59,6 +70,7 @@ def spare_cell_bytes(settings: Settings, available: int) -> int:
 
 def load(settings: Settings) -> Loaded:
     """Resolve and load `settings.model`. Raises ModelUnavailable, in one line for a person."""
+    refuse_a_contradiction(settings)
     source = resolve(settings)
     free = available_bytes()
     spare = spare_cell_bytes(settings, free)

@@ -1,4 +1,4 @@
-"""What is exact on this machine, row classes and blocks: proven once for a recipe, remembered in the home folder."""
+"""What is exact on this machine, row classes and cuts of prompts: proven once for a recipe, noted in the home."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def proven(
     probe: Callable[[Model], Mapping[str, bool]] = prove,
 ) -> Proofs:
     """The proofs of the row classes for this recipe and these slots, from the note of an earlier start or by probing
-    now. The model is told whether prompts may be prefilled together."""
+    now. The model is told whether prompts may be prefilled together, and whether they may be cut anywhere."""
     shape = {"tile_slots": model.tile_slots, "num_slots": model.num_slots, "probe": VERSION}
     note = home / "proofs" / f"{recipe_id({**recipe, **shape})}.json"
     try:
@@ -38,6 +38,7 @@ def proven(
         known = probe(model)
         _remember(note, known)
     model.blocks_are_exact = known.get("blocks", False)
+    model.cuts_are_free = known.get("cuts", False)
     if not model.blocks_are_exact:
         logger.warning("Prompts prefilled together are not exact on this machine: exact jobs are prefilled alone.")
     proofs: dict[RowClass, bool] = {name: known[name] for name in ROW_CLASSES if name in known}

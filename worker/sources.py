@@ -36,10 +36,11 @@ _READ_BYTES = 4 * 1024 * 1024
 
 
 class ModelUnavailable(Exception):
-    """There is no file for this model. The message is one line, for a person.
+    """This model cannot be had. The message is one line, for a person.
 
     `code`: `unknown_name`, `file_missing`, `not_a_gguf`, `unreadable`, `too_little_memory`, `no_network`,
-    `repository_not_found`, `revision_not_found`, `file_not_found`, `access_denied`, `disk_full`, `download_failed`.
+    `repository_not_found`, `revision_not_found`, `file_not_found`, `access_denied`, `disk_full`, `download_failed`;
+    of a file that is there and cannot be loaded: `model_unreadable`, `out_of_memory`, `attention_unavailable`.
     """
 
     def __init__(self, code: str, message: str) -> None:

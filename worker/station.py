@@ -108,6 +108,7 @@ class Station:
         self._make_parts()
         self._hang_into(controller)
         self._start_parts()
+        self._say_why_not_ours()
         logger.info("%s is loaded: %d slots.", self._loaded.source.name, self._loaded.model.num_slots)
 
     def _load_or_exit(self) -> Loaded:
@@ -116,6 +117,16 @@ class Station:
         except ModelUnavailable as error:
             logger.critical("No model, no worker: %s", error.message)
             raise SystemExit(1) from error
+
+    def _say_why_not_ours(self) -> None:
+        """A slower attention than this worker could have is worth a line; one that was asked for is not."""
+        _, _, reason = self._loaded.model.attention.partition("llama.cpp: ")
+        if reason:
+            logger.warning(
+                "Attention is llama.cpp's, which is slower for long texts. Penstock's own cannot be had: %s. "
+                "PENSTOCK_ATTENTION=llama.cpp asks for this, and ends this warning.",
+                reason,
+            )
 
     def _make_parts(self) -> None:
         settings, loaded = self.settings, self._loaded
@@ -232,6 +243,7 @@ class Station:
             "model_sha256": loaded.source.sha256,
             "model_revision": loaded.source.revision,
             "backend": self._backend(),
+            "attention": loaded.model.attention,
             "recipe": recipe_id(loaded.recipe),
             "context_tokens": loaded.model.context_tokens,
             "slots": stats.slots,
@@ -289,6 +301,8 @@ class Station:
                 "waiting": stats.waiting,
                 "draining": self.draining,
                 "backend": self._backend(),
+                # Whose, and no more: the reason may name folders of this machine, and callers read this.
+                "attention": loaded.model.attention.partition(":")[0],
                 "exact": dict(loaded.proofs),
                 **stats.details,
             },

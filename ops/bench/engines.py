@@ -14,6 +14,7 @@ from typing import Any, Literal
 import llama_cpp
 
 from ops.bench.workload import END_TOKENS, REPEAT_PENALTY, Work
+from worker.engine import attention
 from worker.engine.engine import Engine
 from worker.engine.generation import Completion, Prompt, Request, Sampling
 from worker.engine.model import Model, ModelOptions, Piece, TileRow
@@ -152,22 +153,26 @@ class TimedEngine(Engine):
 
     def __init__(self, model: Model, **options: Any) -> None:
         super().__init__(model, **options)
-        self._at: dict[str, list[float]] = defaultdict(list)
+        self._noted: list[tuple[float, list[tuple[Running, Row]]]] = []
 
     def _sample(self, rows: list[tuple[Running, Row]]) -> None:
         super()._sample(rows)
-        now = time.perf_counter()
-        for sequence, _ in rows:
-            self._at[sequence.request.id].append(now)
+        self._noted.append((time.perf_counter(), rows))
 
     def gaps_between_tokens(self) -> list[float]:
         """Seconds between two tokens of one request, shortest first."""
-        pairs = (itertools.pairwise(times) for times in self._at.values())
+        times_of: dict[str, list[float]] = defaultdict(list)
+        for now, rows in self._noted:
+            for sequence, _ in rows:
+                times_of[sequence.request.id].append(now)
+        pairs = (itertools.pairwise(times) for times in times_of.values())
         return sorted(later - earlier for pair in pairs for earlier, later in pair) or [0.0]
 
 
 def one_by_one_rate(path: Path, work: Sequence[Work], context_tokens: int) -> Rate:
-    """Run `work` on llama-cpp-python's high-level `Llama`, one job after another, with the same sampling."""
+    """Run `work` on llama-cpp-python's high-level `Llama`, one job after another, with the same sampling, and with
+    llama.cpp's own attention, as it comes."""
+    attention.use("llama.cpp")
     llama = llama_cpp.Llama(str(path), n_ctx=context_tokens, flash_attn=True, verbose=False)
     started = time.perf_counter()
     num_tokens = 0

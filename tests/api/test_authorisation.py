@@ -380,7 +380,7 @@ def _work(house: House) -> None:
 
 
 def _beat(house: House, *, num_busy: int) -> None:
-    machine = {"backend": "CPU", "kv_cells": 64, "exact": {"tile": True}}
+    machine = {"backend": "CPU", "attention": "llama.cpp", "kv_cells": 64, "exact": {"tile": True}}
     counts = dict.fromkeys(("waiting", "num_prompt_tokens", "kv_cells_used", "something_new"), num_busy)
     house.api.store.heartbeat("test-worker", MODEL, 16, num_busy, 4.5 * num_busy, {**machine, **counts})
 

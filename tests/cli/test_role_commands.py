@@ -156,6 +156,40 @@ def test_the_doctor_finds_this_machine_fit(penstock: Penstock, monkeypatch: pyte
     assert findings["model"]["text"].startswith("demo")
 
 
+def attention_as_the_doctor_finds_it(penstock: Penstock) -> dict[str, str]:
+    findings = json.loads(penstock("doctor", "--json").out)
+    (found,) = [finding for finding in findings if finding["name"] == "attention"]
+    return dict(found)
+
+
+def test_the_doctor_says_whose_attention_a_worker_would_have(
+    penstock: Penstock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = attention_as_the_doctor_finds_it(penstock)
+    assert (found["level"], found["text"].partition(" x86")[0]) == ("ok", "Penstock's own, for")
+    assert not (tmp_path / "cache").exists(), "it looks, and builds nothing"
+    monkeypatch.setenv("PENSTOCK_KV_TYPE", "q8_0")
+    found = attention_as_the_doctor_finds_it(penstock)
+    assert (found["level"], found["text"].partition(":")[0]) == ("ok", "llama.cpp's")
+    monkeypatch.setenv("PENSTOCK_ATTENTION", "penstock")
+    found = attention_as_the_doctor_finds_it(penstock)
+    assert (found["level"], found["text"].partition(":")[0]) == ("missing", "no worker starts")
+
+
+@pytest.mark.parametrize(("choice", "level"), [("auto", "warning"), ("penstock", "missing"), ("llama.cpp", "ok")])
+def test_the_doctor_tells_what_a_missing_compiler_means(
+    penstock: Penstock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, choice: str, level: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PENSTOCK_ATTENTION", choice)
+    found = attention_as_the_doctor_finds_it(penstock)
+    assert found["level"] == level
+    assert ("install gcc" in found["text"]) is (choice != "llama.cpp")
+
+
 def test_the_doctor_names_what_is_missing_and_what_to_do(penstock: Penstock, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setenv("PENSTOCK_PORT", str(taken.getsockname()[1]))

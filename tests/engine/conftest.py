@@ -24,16 +24,21 @@ def model(tiny_model_path: Path) -> Iterator[Model]:
 
 @pytest.fixture
 def running(model: Model) -> Running:
-    """`with running(on_text=…) as engine`: a started engine that is stopped, and has left no cells, at the end."""
+    """`with running(on_text=…) as engine`: a started engine that is stopped, and has left no cells, at the end. With
+    `started=False` the test steps it: what comes between two steps then does so on the busiest machine."""
 
     @contextmanager
-    def run(**options: Any) -> Iterator[Engine]:
+    def run(*, started: bool = True, **options: Any) -> Iterator[Engine]:
         engine = Engine(model, **options)
-        engine.start()
+        if started:
+            engine.start()
         try:
             yield engine
         finally:
             engine.stop()
+            if not engine._thread.ident:  # it ends what is left
+                engine.start()
+                engine.stop()
         assert [model.num_cells(slot) for slot in range(model.num_slots)] == [0] * model.num_slots
 
     return run

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import threading
 import time
 
 import numpy as np
@@ -38,6 +37,11 @@ def ended(generation: Generation) -> Completion:
     completion = generation.wait(WAIT_SECONDS)
     assert completion is not None, "the generation did not end"
     return completion
+
+
+def step(engine: Engine, number: int = 1) -> None:
+    for _ in range(number):
+        engine.step()
 
 
 def run_all(running: Running, requests: list[Request], **options: object) -> list[Completion]:
@@ -145,41 +149,45 @@ def test_an_end_token_ends_with_stop_and_is_not_part_of_the_completion(running: 
 
 
 def test_cancel_comes_within_a_step_and_keeps_the_text_so_far(running: Running) -> None:
-    speaking = threading.Event()
-    with running(on_text=lambda _: speaking.set()) as engine:
+    with running(started=False) as engine:
         generation = engine.submit(request(1, max_tokens=200))
-        assert speaking.wait(WAIT_SECONDS)
+        step(engine, 3)
         generation.cancel()
-        completion = ended(generation)
+        step(engine)
+        completion = generation.wait(0)
+    assert completion is not None
     assert completion.finish_reason == "cancelled"
-    assert 0 < len(completion.token_ids) < 200
+    assert 0 < len(completion.token_ids) < 5
 
 
 def test_a_cancel_before_admission_ends_at_once(running: Running) -> None:
-    with running() as engine:
+    with running(started=False) as engine:
         crowd = [engine.submit(request(i, max_tokens=40, interactive=False)) for i in range(16)]
         waiting = engine.submit(request(99, interactive=False))
         waiting.cancel()
+        engine.start()
         assert ended(waiting).finish_reason == "cancelled"
         assert all(ended(generation).finish_reason == "length" for generation in crowd)
 
 
 def test_a_cancel_of_one_that_waits_behind_others_comes_within_a_step(running: Running) -> None:
-    with running() as engine:
+    with running(started=False) as engine:
         busy = [engine.submit(request(seed, max_tokens=200, interactive=False)) for seed in range(17)]
         behind = engine.submit(request(18, max_tokens=10, interactive=False))
+        step(engine, 2)
         behind.cancel()
+        step(engine)
         assert ended(behind).finish_reason == "cancelled"
         assert sum(generation.wait(0) is None for generation in busy) == 17
-        for generation in busy:
-            generation.cancel()
 
 
 def test_of_a_batch_that_waits_the_longest_request_gets_the_next_slot(running: Running) -> None:
     order: list[str] = []
-    with running(on_text=lambda deltas: order.extend(delta.request_id for delta in deltas)) as engine:
+    with running(started=False, on_text=lambda deltas: order.extend(delta.request_id for delta in deltas)) as engine:
         busy = [engine.submit(request(seed, max_tokens=20, interactive=False)) for seed in range(16)]
+        step(engine)
         late = [engine.submit(request(20 + n, max_tokens=n, interactive=False)) for n in (5, 60, 3, 30)]
+        engine.start()
         for generation in busy + late:
             ended(generation)
     begun = sorted(late, key=lambda generation: order.index(generation.request.id))
@@ -215,13 +223,13 @@ def test_a_deadline_ends_as_expired_with_what_there_is(running: Running) -> None
 
 
 def test_an_interactive_request_finds_a_lane_while_a_batch_fills_every_tile(running: Running) -> None:
-    with running() as engine:
+    with running(started=False) as engine:
         crowd = [engine.submit(request(i, max_tokens=150, interactive=False)) for i in range(40)]
-        single = ended(engine.submit(request(99, max_tokens=3)))
-        assert single.row_class == "lone"
-        assert sum(generation.wait(0) is not None for generation in crowd) < 16
-        for generation in crowd:
-            generation.cancel()
+        step(engine, 3)
+        single = engine.submit(request(99, max_tokens=3))
+        step(engine, 5)
+        assert ended(single).row_class == "lone"
+        assert not any(generation.wait(0) for generation in crowd)
 
 
 def test_the_first_token_of_an_interactive_request_waits_for_nobodys_decode_call(
@@ -331,11 +339,11 @@ def test_a_request_that_cannot_fit_a_slot_is_refused(model: Model, running: Runn
 
 
 def test_a_drain_lets_what_runs_finish_and_gives_back_what_waits(running: Running) -> None:
-    speaking = threading.Event()
-    with running(on_text=lambda _: speaking.set()) as engine:
+    with running(started=False) as engine:
         crowd = [engine.submit(request(i, max_tokens=20, interactive=False)) for i in range(30)]
-        assert speaking.wait(WAIT_SECONDS)
+        step(engine, 3)
         engine.stop(drain_seconds=WAIT_SECONDS)
+        engine.start()
         reasons = [ended(generation).finish_reason for generation in crowd]
         assert set(reasons) == {"length", "interrupted"}
         with pytest.raises(EngineStopped):
@@ -343,11 +351,11 @@ def test_a_drain_lets_what_runs_finish_and_gives_back_what_waits(running: Runnin
 
 
 def test_a_stop_without_a_drain_interrupts_what_runs(running: Running) -> None:
-    speaking = threading.Event()
-    with running(on_text=lambda _: speaking.set()) as engine:
+    with running(started=False) as engine:
         generation = engine.submit(request(1, max_tokens=200))
-        assert speaking.wait(WAIT_SECONDS)
+        step(engine, 3)
         engine.stop()
+        engine.start()
         assert ended(generation).finish_reason == "interrupted"
 
 

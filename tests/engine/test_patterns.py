@@ -48,7 +48,7 @@ parts = st.recursive(
 patterns = st.tuples(st.sampled_from(["", "^"]), parts, st.sampled_from(["", "$"])).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(pattern=patterns, text=st.text("abc1.é", max_size=6))
 @example(pattern="^a|b$", text="xb")
 @example(pattern="^(^|x)a", text="xa")

@@ -1,10 +1,10 @@
-"""Sampling in numpy beside llama.cpp's own samplers: the same candidates, the same probabilities, one seed one text."""
+"""Sampling, in C and in numpy, beside llama.cpp's own samplers: the same candidates, the same probabilities."""
 
 from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import llama_cpp
@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from worker.engine import attention
+from worker.engine.draws import Draws
 from worker.engine.generation import Sampling
 from worker.engine.model import Model
 from worker.engine.sampling import Row, Sampler
@@ -24,8 +26,14 @@ def logits(seed: int, size: int = SIZE, spread: float = 4.0) -> NDArray[np.float
     return (np.random.default_rng(seed).normal(size=size) * spread).astype(np.float32)
 
 
-def sampler(prompt: tuple[int, ...] = (), grammar: Any = None, **knobs: Any) -> Sampler:
-    return Sampler(Sampling(**{"seed": 1, **knobs}), prompt, lambda token: b"", grammar)
+@pytest.fixture(params=["native", "numpy"])
+def sampler(request: pytest.FixtureRequest) -> Callable[..., Sampler]:
+    draws = Draws(attention.library()) if request.param == "native" else None
+
+    def make(prompt: tuple[int, ...] = (), grammar: Any = None, **knobs: Any) -> Sampler:
+        return Sampler(Sampling(**{"seed": 1, **knobs}), prompt, lambda token: b"", grammar, draws)
+
+    return make
 
 
 def chain(**knobs: Any) -> Iterator[Any]:
@@ -71,7 +79,7 @@ KNOBS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("spread", [0.02, 4.0])
 def test_the_same_tokens_are_left_as_by_llama_cpp(knobs: dict[str, Any], spread: float) -> None:
     row = logits(3, spread=spread)
-    mine = sampler(**knobs)
+    mine = Sampler(Sampling(seed=1, **knobs), (), lambda token: b"")
     kept = set(mine._kept(row.copy()).tolist()) if mine._truncates else set(range(SIZE))
     expected = set(theirs(row, **{"temperature": None, **knobs}))
     assert len(kept ^ expected) <= 1  # the last of a nucleus hangs on the rounding of a sum
@@ -79,7 +87,7 @@ def test_the_same_tokens_are_left_as_by_llama_cpp(knobs: dict[str, Any], spread:
 
 
 @pytest.mark.parametrize("knobs", KNOBS, ids=str)
-def test_draws_follow_llama_cpps_probabilities(knobs: dict[str, Any]) -> None:
+def test_draws_follow_llama_cpps_probabilities(knobs: dict[str, Any], sampler: Callable[..., Sampler]) -> None:
     """Chi-square over tokens with at least 20 expected draws, the rest in one bin: below the 99.99 % quantile."""
     row = logits(5)
     expected = theirs(row, **knobs)
@@ -96,7 +104,7 @@ def test_draws_follow_llama_cpps_probabilities(knobs: dict[str, Any]) -> None:
     assert chi_square < degrees + 5 * np.sqrt(2 * degrees) + 10
 
 
-def test_a_row_gives_the_same_tokens_wherever_it_lies_in_memory() -> None:
+def test_a_row_gives_the_same_tokens_wherever_it_lies_in_memory(sampler: Callable[..., Sampler]) -> None:
     row = logits(7, 32_064)
     wide = np.empty(32_064 + 64, dtype=np.float32)
     expected = [sampler(seed=seed, top_p=0.95, repeat_penalty=1.2).sample(Row(row)) for seed in range(50)]
@@ -106,14 +114,20 @@ def test_a_row_gives_the_same_tokens_wherever_it_lies_in_memory() -> None:
         assert [sampler(seed=s, top_p=0.95, repeat_penalty=1.2).sample(Row(part)) for s in range(50)] == expected
 
 
-def test_tokens_that_cannot_come_never_come() -> None:
+def test_tokens_that_cannot_come_never_come(sampler: Callable[..., Sampler]) -> None:
     row = np.full(300, -np.inf, dtype=np.float32)
     row[[5, 299]] = 0.0
     mine = sampler()
     assert {mine.sample(Row(row)) for _ in range(500)} == {5, 299}
 
 
-def test_the_logits_that_were_given_are_left_as_they_were() -> None:
+def test_a_temperature_near_none_leaves_the_likeliest(sampler: Callable[..., Sampler]) -> None:
+    row = logits(4)
+    for temperature in (1e-300, 5e-324, 1e-20):
+        assert sampler(temperature=temperature).sample(Row(row)) == row.argmax()
+
+
+def test_the_logits_that_were_given_are_left_as_they_were(sampler: Callable[..., Sampler]) -> None:
     row = logits(9)
     before = row.copy()
     sampler((1, 2, 3), repeat_penalty=1.5, logit_bias={7: 3.0}, top_k=5).sample(Row(row))
@@ -139,7 +153,7 @@ class EvenOnly:
     def close(self) -> None: ...
 
 
-def test_draws_within_a_grammar_have_the_distribution_of_what_it_allows() -> None:
+def test_draws_within_a_grammar_have_the_distribution_of_what_it_allows(sampler: Callable[..., Sampler]) -> None:
     row = np.log(np.arange(1, 11, dtype=np.float32))
     grammar = EvenOnly()
     mine = sampler(grammar=grammar)
@@ -151,7 +165,7 @@ def test_draws_within_a_grammar_have_the_distribution_of_what_it_allows() -> Non
     assert grammar.masked < DRAWS / 10  # a few draws were cheaper nearly every time
 
 
-def test_where_a_grammar_allows_next_to_nothing_all_tokens_are_put_to_it() -> None:
+def test_where_a_grammar_allows_next_to_nothing_all_tokens_are_put_to_it(sampler: Callable[..., Sampler]) -> None:
     row = np.zeros(1000, dtype=np.float32)
     row[1::2] = 20.0
     grammar = EvenOnly()
@@ -168,7 +182,7 @@ def test_a_grammar_of_the_model_masks_what_it_refuses(model: Model) -> None:
     assert any(json.dumps(value).startswith(text.decode().strip() or "t") for value in (True, False))
 
 
-def test_the_top_logprobs_are_sorted_and_sum_to_no_more_than_one() -> None:
+def test_the_top_logprobs_are_sorted_and_sum_to_no_more_than_one(sampler: Callable[..., Sampler]) -> None:
     row = logits(11, 5000)
     entry = sampler().logprob(Row(row), 17, 20)
     values = [value for _, _, value in entry.top]

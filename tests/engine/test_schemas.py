@@ -14,7 +14,7 @@ import pytest
 
 from ops.fuzz.schemas import BOMBS
 from tests.support.models import VOCABULARY
-from worker.engine.model import ModelGrammar
+from worker.engine.grammar import ModelGrammar
 from worker.engine.schema_shapes import SchemaRefused
 from worker.engine.schemas import grammar_of
 from worker.engine.vocabulary import Vocabulary

@@ -14,7 +14,7 @@ from tests.engine.conftest import Running
 from tests.engine.test_engine import END_TOKENS, WAIT_SECONDS, _ids, ended, request, run_all
 from worker.engine.cells import Bytes, UnknownLayout, cut, join
 from worker.engine.engine import Engine
-from worker.engine.generation import Completion, Prompt, Request, RowClass, Sampling, TextDelta
+from worker.engine.generation import Completion, Generation, Prompt, Request, RowClass, Sampling, TextDelta
 from worker.engine.model import Model, ModelOptions, Piece
 from worker.engine.prefix import PrefixStore, block_keys
 
@@ -88,13 +88,15 @@ def test_a_shared_beginning_changes_no_token_and_is_computed_once(running: Runni
     assert details["prefix_bytes"] > 0
 
 
-def test_a_beginning_that_comes_again_later_is_kept_from_the_second_time_on(running: Running) -> None:
+def test_a_beginning_that_comes_again_later_is_kept_from_the_second_time_on(model: Model, running: Running) -> None:
+    block = model.options.tile_rows if model.cuts_are_free else model.options.block_tokens
+    common = len(SYSTEM) // block * block
     reused = []
     with running() as engine:
         for key in range(4):
             ended(engine.submit(with_system(key)))
             reused.append(engine.stats().details["num_reused_tokens"])
-    assert reused == [0, 0, 128, 256]
+    assert reused == [0, 0, common, 2 * common]
 
 
 def test_an_interactive_request_does_not_wait_behind_others_for_its_beginning(running: Running) -> None:
@@ -138,51 +140,58 @@ def test_keys_stand_for_all_tokens_before_them() -> None:
     assert one != block_keys(tokens(1, 130), 64, b"alone")
 
 
+LINES = [request(i, 10 + 9 * i, 60, interactive=False) for i in range(16)]
+
+
 @pytest.fixture
-def full(running: Running) -> Iterator[tuple[Engine, list[Request], threading.Event]]:
-    """An engine without lone lanes to spare: sixteen batch lines speak, and both lone lanes are taken."""
-    speaking = threading.Event()
-    with running(on_text=lambda _: speaking.set()) as engine:
-        yield engine, [request(i, 10 + 9 * i, 60, interactive=False) for i in range(16)], speaking
+def full(running: Running) -> Iterator[tuple[Engine, list[Generation]]]:
+    """An engine, to be stepped or started, whose tile slots are all taken by batch lines that decode."""
+    with running(started=False) as engine:
+        lines = [engine.submit(each) for each in LINES]
+        engine.step()
+        while not all(sequence.begun for sequence in engine._slots):
+            engine.step()
+        assert engine.stats().busy_slots == len(lines)
+        yield engine, lines
 
 
 def test_interactive_requests_pause_batch_lines_and_no_token_changes(
-    full: tuple[Engine, list[Request], threading.Event], model: Model
+    full: tuple[Engine, list[Generation]],
 ) -> None:
-    engine, lines, speaking = full
-    batch = [engine.submit(each) for each in lines]
-    assert speaking.wait(WAIT_SECONDS)
+    engine, batch = full
     singles = [engine.submit(request(100 + i, 12, 20)) for i in range(7)]
-    first = [ended(single) for single in singles]
-    assert [completion.row_class for completion in first].count("tile") >= 5
+    while not all(single.wait(0) for single in singles):
+        engine.step()
+    assert [ended(single).row_class for single in singles].count("tile") >= 5
     assert not all(generation.wait(0) for generation in batch)
+    engine.start()
     paused = [ended(generation).token_ids for generation in batch]
     assert engine.stats().details["num_pauses"] >= 5
     assert engine.stats().details["paused"] == 0
-    unpaused = [ended(engine.submit(each)).token_ids for each in lines]
+    unpaused = [ended(engine.submit(each)).token_ids for each in LINES]
     assert paused == unpaused
 
 
-def test_a_paused_line_can_be_cancelled(full: tuple[Engine, list[Request], threading.Event]) -> None:
-    engine, lines, speaking = full
-    batch = [engine.submit(each) for each in lines]
-    assert speaking.wait(WAIT_SECONDS)
+def test_a_paused_line_can_be_cancelled(full: tuple[Engine, list[Generation]]) -> None:
+    engine, batch = full
     singles = [engine.submit(request(100 + i, 12, 40)) for i in range(6)]
     while not engine.stats().details["paused"]:
-        assert singles[0].wait(0.01) is None
+        engine.step()
     for generation in batch:
         generation.cancel()
+    engine.start()
     assert {ended(generation).finish_reason for generation in batch} == {"cancelled"}
     assert {ended(single).finish_reason for single in singles} == {"length"}
 
 
-def test_a_stop_interrupts_paused_lines_too(full: tuple[Engine, list[Request], threading.Event]) -> None:
-    engine, lines, speaking = full
-    batch = [engine.submit(each) for each in lines]
-    assert speaking.wait(WAIT_SECONDS)
+def test_a_stop_interrupts_paused_lines_too(full: tuple[Engine, list[Generation]]) -> None:
+    engine, batch = full
     for i in range(6):
         engine.submit(request(100 + i, 12, 40))
+    while not engine.stats().details["paused"]:
+        engine.step()
     engine.stop()
+    engine.start()
     assert {ended(generation).finish_reason for generation in batch} == {"interrupted"}
 
 

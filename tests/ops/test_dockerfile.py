@@ -79,6 +79,22 @@ def test_the_engine_is_compiled_before_anything_of_ours_is_copied() -> None:
         assert "-DGGML_NATIVE=OFF" in _lineage(stage)
 
 
+def test_the_workers_image_brings_the_attention_that_was_built_where_the_compiler_is() -> None:
+    """Found again only where both stages have one Python's prefix, and llama.cpp and ours from the same wheels."""
+    builder, worker = _lineage("attention"), _lineage("worker")
+    assert "build-essential" in builder
+    assert "build-essential" not in worker
+    assert "python -m worker.engine.attention" in builder
+    ((stage, source, target),) = re.findall(r"^COPY --from=(\S+) (\S+) (\S+)$", worker, re.MULTILINE)
+    assert (stage, source) == ("attention", target)
+    for lineage in (builder, worker):
+        assert f"python -m venv {target.removesuffix('/lib/penstock')}\n" in lineage
+        assert "--mount=type=bind,from=package,source=/wheels" in lineage
+    assert STAGES["attention"][0] == "wheels"
+    assert "--mount=type=bind,from=wheels,source=/wheels" in worker
+    assert STAGES["wheels"][0] == STAGES["runtime"][0], "one C library, and one OpenMP"
+
+
 def test_the_engine_is_a_version_that_the_project_allows() -> None:
     (needed,) = [line for line in PROJECT["optional-dependencies"]["worker"] if line.startswith("llama-cpp-python")]
     lowest = _version(needed.partition(">=")[2])

@@ -66,6 +66,14 @@ def test_an_image_lacks_what_its_role_does_not_run() -> None:
     assert {role for role, names in held.items() if web in names} == {"api"}
 
 
+def test_a_wheel_holds_the_sources_of_the_attention() -> None:
+    tool = tomllib.loads((compose.ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    package = compose.ROOT / "worker" / "engine"
+    packed = {path for pattern in tool["package-data"]["worker.engine"] for path in package.glob(pattern)}
+    assert {path.name for path in packed} >= {"attention.c", "attention.h", "plugin.c"}
+    assert packed >= set((package / "native").iterdir()), "their names and bytes are the name of what is built"
+
+
 def _import_with_only(extras: list[str], modules: list[str]) -> subprocess.CompletedProcess[str]:
     refused = _names_outside(_closure(_requirements(extras)))
     return subprocess.run(

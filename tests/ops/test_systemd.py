@@ -110,6 +110,14 @@ def test_a_worker_is_given_longer_than_its_drain_and_sees_gpus() -> None:
     assert service["KillMode"] == ["mixed"]
 
 
+def test_a_worker_may_build_its_attention_in_its_own_cache_and_load_it() -> None:
+    service = load(ROLES["worker"])["Service"]
+    told = dict(entry.split("=", 1) for entry in service["Environment"])
+    assert (told["XDG_CACHE_HOME"], service["CacheDirectory"]) == ("/var/cache", ["penstock"])
+    hidden = {"MemoryDenyWriteExecute", "NoExecPaths", "InaccessiblePaths", "ProcSubset"}
+    assert not hidden & set(service), "it runs a compiler, loads what that wrote, and reads /proc/cpuinfo"
+
+
 def test_a_backup_is_made_each_night_and_the_newest_are_kept() -> None:
     service = load("penstock-backup.service")["Service"]
     assert "/opt/penstock/bin/penstock backup " in service["ExecStart"][0]

@@ -125,7 +125,7 @@ def test_the_recipe_names_all_that_decides_a_text(system: System, run: Run) -> N
     generation = run(prompt="ice and", max_tokens=4)
     recipe = system.store.get_recipe(generation.recipe_id)
     file = "model_sha256"
-    build = ("llama_cpp", "backend", "devices", "kernels", "threads", "gpu_layers", "main_gpu", "numpy")
+    build = ("llama_cpp", "backend", "devices", "kernels", "threads", "gpu_layers", "main_gpu")
     cells = ("kv_layout", "kv_type", "flash_attention")
     rows = ("row_class", "exact", "tile_rows", "chunk_tokens", "block_tokens", "prefill")
     assert set(recipe) == {file, *build, *cells, *rows, "template_sha256", "sampler_chain"}
@@ -152,7 +152,7 @@ def unproven(
     first.wait_until_it_says(" ready.")
     first.kill()
     (note,) = (made.settings.home / "proofs").iterdir()
-    assert json.loads(note.read_text()) == {"tile": True, "lone": True, "blocks": True}
+    assert json.loads(note.read_text()) == {"tile": True, "lone": True, "blocks": True, "cuts": True}
     note.write_text(json.dumps({"tile": False, "lone": False, "blocks": False}))
     with made.engine.begin() as connection:
         for table in ("workers", "models"):

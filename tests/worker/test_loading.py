@@ -25,7 +25,7 @@ class Probing:
 
     def __call__(self, model: Model) -> Mapping[str, bool]:
         self.sizes.append(model.options.tile_rows)
-        return {"tile": model.options.tile_rows >= self.least, "lone": True, "blocks": True}
+        return {"tile": model.options.tile_rows >= self.least, "lone": True, "blocks": True, "cuts": True}
 
 
 @pytest.fixture

@@ -173,7 +173,7 @@ def test_flower_sees_the_model_and_the_load_and_no_prompt(site: Site) -> None:
     site.wait_for_text(job_id)
     (stats,) = site.inspect().stats().values()
     assert (stats["model"], stats["slots"], stats["busy_slots"]) == (site.settings.model_name, 4, 1)
-    assert {"backend", "waiting", "tokens_per_second", "recipe", "row_classes"} <= set(stats)
+    assert {"backend", "attention", "waiting", "tokens_per_second", "recipe", "row_classes"} <= set(stats)
     (active,) = site.inspect().active().values()
     assert active[0]["args"] == [job_id]
     assert SECRET not in json.dumps([stats, active])
@@ -226,6 +226,48 @@ def test_a_model_that_llama_cpp_cannot_load_ends_the_worker_with_one_line(
     worker = make_site(sqlite_url, cut).start_worker(ready=False)
     assert worker.wait() == 1
     assert "cannot be loaded" in worker.said()
+    assert "Traceback" not in worker.said()
+
+
+def test_a_worker_without_a_compiler_works_and_says_once_what_it_lacks(
+    make_site: MakeSite, sqlite_url: str, tmp_path: Path
+) -> None:
+    site = make_site(sqlite_url)
+    site.environment |= {"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    worker = site.start_worker()
+    assert worker.said().count("install gcc") == 1
+    (stats,) = site.inspect().stats().values()
+    assert stats["attention"] == "llama.cpp: there is no C compiler (install gcc)"
+    wait_until(lambda: site.store.list_workers(10))
+    assert site.store.list_workers(10)[0].details["attention"] == "llama.cpp", (
+        "callers learn no reason of the machine's"
+    )
+
+
+def test_a_worker_that_was_told_to_have_llama_cpps_attention_warns_of_nothing(
+    make_site: MakeSite, sqlite_url: str
+) -> None:
+    site = make_site(sqlite_url, attention="llama.cpp")
+    assert "ttention" not in site.start_worker().said()
+    (stats,) = site.inspect().stats().values()
+    assert stats["attention"] == "llama.cpp"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"kv_type": "q8_0"}, "PENSTOCK_ATTENTION=penstock needs a processor"),
+        ({}, "Penstock's own attention cannot be had: there is no C compiler (install gcc)"),
+    ],
+)
+def test_a_worker_that_must_have_our_attention_ends_without_it(
+    make_site: MakeSite, sqlite_url: str, tmp_path: Path, settings: dict[str, object], said: str
+) -> None:
+    site = make_site(sqlite_url, attention="penstock", **settings)
+    site.environment |= {"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    worker = site.start_worker(ready=False)
+    assert worker.wait() == 1
+    assert said in worker.said()
     assert "Traceback" not in worker.said()
 
 

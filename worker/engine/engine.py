@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
-from worker.engine.gaps import Gaps
+from worker.engine.cuts import Cuts, cut_reason
+from worker.engine.gaps import Gaps, Rate
 from worker.engine.generation import Completion, EngineStats, Generation, Request, RowClass, TextDelta
 from worker.engine.loaded import LoadedModel
 from worker.engine.model import TileRow
@@ -31,7 +31,6 @@ from worker.engine.sequence import Sequence
 from worker.engine.slots import Slots
 from worker.engine.waiting import Queue, Waiting
 
-RATE_WINDOW_SECONDS = 5.0
 IDLE_CHUNKS = 4
 """Chunks that a step may spend on prompts while no sequence waits for its next token."""
 SHORT_BY = 4
@@ -70,10 +69,11 @@ class Engine:
         self._wake = threading.Condition()
         self._stopping: Literal["no", "draining", "now"] = "no"
         self._drain_until = 0.0
+        self._cuts = Cuts()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._samplers = ThreadPoolExecutor(sampling_threads, "sampler") if sampling_threads > 1 else None
         self._num_sampling_threads = sampling_threads
-        self._rate: deque[tuple[float, int]] = deque()
+        self._rate = Rate()
         self._num_tokens = self._num_generations = self._num_admitted = self._num_pauses = self._num_moves = 0
         self.gaps = Gaps()
         self.failure: BaseException | None = None
@@ -89,23 +89,22 @@ class Engine:
             raise ValueError(f"prompt and completion need {needed} tokens; a slot has {self._model.context_tokens}")
         if request.row_class is not None and not self._slots.has(request.row_class):
             raise ValueError(f"this engine has no {request.row_class} slots")
-        generation = Generation(request)
+        generation = Generation(request, self._cuts.note)
         with self._wake:
             if self._stopping != "no" or self.failure is not None:
                 raise EngineStopped("the engine takes no more requests")
+            self._cuts.expect(request)
             self._waiting[request.interactive].add(Waiting(generation, time.monotonic()))
             self._wake.notify()
         return generation
 
     def stats(self) -> EngineStats:
         """A look at the engine now."""
-        since = time.monotonic() - RATE_WINDOW_SECONDS
-        recent = sum(count for at, count in list(self._rate) if at >= since)
         return EngineStats(
             slots=self._slots.total,
             busy_slots=len(self._slots),
             waiting=sum(len(queue) for queue in self._waiting.values()),
-            tokens_per_second=recent / RATE_WINDOW_SECONDS,
+            tokens_per_second=self._rate.per_second(time.monotonic()),
             num_completion_tokens=self._num_tokens,
             num_generations=self._num_generations,
             details={**self._details, **self._counts()},
@@ -140,14 +139,20 @@ class Engine:
 
     def step(self) -> None:
         """One turn: every sequence that decodes gets one token."""
-        self._end_cut()
-        self._admit()
-        self._close_ranks()
+        begun_with = self._num_tokens
+        if self._cuts.take():
+            self._end_cut()
+        if self._paused or self._waiting[True] or self._waiting[False]:
+            self._admit()
+        else:
+            self._close_ranks()
         if self._prefill():
             self._hand_over()
         before = self._num_tokens
         self._decode()
-        self.gaps.step(time.monotonic(), self._num_tokens - before)
+        now = time.monotonic()
+        self._rate.note(now, self._num_tokens - begun_with)
+        self.gaps.step(now, self._num_tokens - before)
         self._hand_over()
 
     def _run(self) -> None:
@@ -166,6 +171,8 @@ class Engine:
         return bool(len(self._slots) or self._paused or any(self._waiting.values()))
 
     def _wait_for_work(self) -> bool:
+        if self._stopping == "no" and len(self._slots):  # as in most steps: nobody need be asked
+            return True
         with self._wake:
             while True:
                 if self._stopping != "no":
@@ -188,7 +195,10 @@ class Engine:
 
     def _admit(self) -> None:
         """Interactive requests first, in the order they came; then what was paused; then the longest first."""
-        self._admit_from(self._waiting[True])
+        if self._waiting[True]:
+            self._admit_from(self._waiting[True])
+        if self._slots.are_full:
+            return
         while self._paused and self._slots.class_for("tile", interactive=False):
             self._resume(self._paused.pop(0))
         if not self._paused:
@@ -252,7 +262,7 @@ class Engine:
             return False
         youngest = max(others, key=lambda sequence: sequence.serial)
         youngest.saved = self._model.save(youngest.slot) if youngest.position else None
-        left = self._spare_bytes - sum(map(_saved_bytes, [*self._paused, youngest]))
+        left = self._spare_bytes - sum(sequence.saved_bytes for sequence in [*self._paused, youngest])
         if left < 0:
             youngest.saved = None
             return False
@@ -268,7 +278,7 @@ class Engine:
             self._model.load_cells(sequence.slot, sequence.saved)
             sequence.saved = None
         self._slots.seat(sequence)
-        self._prefixes.limit_to(self._spare_bytes - sum(map(_saved_bytes, self._paused)))
+        self._prefixes.limit_to(self._spare_bytes - sum(each.saved_bytes for each in self._paused))
 
     def _vacate(self, sequence: Sequence) -> None:
         self._prefiller.leave(sequence)
@@ -276,8 +286,8 @@ class Engine:
         self._slots.give_back(sequence.slot)
 
     def _close_ranks(self) -> None:
-        """Nobody waits, and fewer tiles would do: move the sequences of the last ones down, a copy of cells each."""
-        while not self._paused and not any(self._waiting.values()) and self._slots.num_spare_tiles() > 0:
+        """When nobody waits, and fewer tiles would do: move the last ones' sequences down, a copy of cells each."""
+        while self._slots.num_spare_tiles() > 0:
             self._move(self._slots.at(self._slots.highest_tile_slot()), self._slots.take("tile"))
 
     def _move(self, sequence: Sequence, slot: int) -> None:
@@ -293,28 +303,27 @@ class Engine:
     def _end_cut(self) -> None:
         for queue in self._waiting.values():
             with self._wake:
-                entries = queue.take_all(lambda generation: self._cut_reason(generation) is not None)
+                entries = queue.take_all(lambda generation: cut_reason(generation) is not None)
             for entry in entries:
                 self._end_unstarted(entry)
         for sequence in [*self._slots, *self._paused]:
-            reason = self._cut_reason(sequence.generation)
+            reason = cut_reason(sequence.generation)
             if reason is not None:
                 sequence.finish_reason = reason
                 self._end(sequence)
-
-    def _cut_reason(self, generation: Generation) -> Literal["cancelled", "interrupted", "expired"] | None:
-        deadline = generation.request.deadline
-        if deadline is not None and time.monotonic() >= deadline:
-            return "expired"
-        return generation.cut
+        with self._wake:
+            waiting = [entry.generation for queue in self._waiting.values() for entry in queue]
+            self._cuts.expect_only(waiting + [sequence.generation for sequence in [*self._slots, *self._paused]])
 
     def _prefill(self) -> bool:
         """Prefill prompts, interactive ones first: a chunk of rows, or some more while nobody waits for a token.
 
         Whether somebody interactive has a first token now: it goes out at once, not after the decode call to come.
         """
-        speaking = any(sequence.begun for sequence in self._slots)
-        room = self._chunk if speaking else self._chunk * IDLE_CHUNKS
+        num_waiting = sum(not sequence.begun for sequence in self._slots)
+        if not num_waiting:
+            return False
+        room = self._chunk if num_waiting < len(self._slots) else self._chunk * IDLE_CHUNKS
         while room > 0:
             waiting = [sequence for sequence in self._slots if not sequence.begun]
             waiting.sort(key=lambda sequence: (not sequence.request.interactive, sequence.serial))
@@ -341,8 +350,7 @@ class Engine:
             row = self._model.decode_lone(sequence.slot, sequence.pending, sequence.position)
             self._advance([(sequence, row)])
 
-    def _advance(self, decoded: list[tuple[Sequence | None, Row]]) -> None:
-        rows = [(sequence, row) for sequence, row in decoded if sequence is not None]
+    def _advance(self, rows: list[tuple[Sequence, Row]]) -> None:
         for sequence, _ in rows:
             sequence.position += 1
             sequence.pending = None
@@ -350,8 +358,7 @@ class Engine:
 
     def _sample(self, rows: list[tuple[Sequence, Row]]) -> None:
         """Choose the next token of each row; rows last until the next decode call, so this comes right after it."""
-        share = -(-len(rows) // self._num_sampling_threads)
-        if self._samplers is None or share < 2:
+        if self._samplers is None or (share := -(-len(rows) // self._num_sampling_threads)) < 2:
             tokens = _choose(rows)
         else:
             parts = [rows[start : start + share] for start in range(0, len(rows), share)]
@@ -360,17 +367,19 @@ class Engine:
         vocabulary = self._model.vocabulary
         for (sequence, _), token in zip(rows, tokens, strict=True):
             sequence.take(token, is_end=vocabulary.is_end(token), piece=vocabulary.piece)
-        self._count(len(rows))
+        self._num_tokens += len(rows)
 
     def _hand_over(self) -> None:
         """Give the step's new text to the listener, and end what has come to its end."""
-        ended = [sequence for sequence in self._slots if sequence.finish_reason is not None]
-        for sequence in ended:
-            sequence.flush()
-        if self._on_text is not None:
-            deltas = [delta for sequence in self._slots if (delta := sequence.drain_text()) is not None]
-            if deltas:
-                self._on_text(deltas)
+        ended, deltas = [], []
+        for sequence in self._slots:
+            if sequence.finish_reason is not None:
+                sequence.flush()
+                ended.append(sequence)
+            if self._on_text is not None and (delta := sequence.drain_text()) is not None:
+                deltas.append(delta)
+        if deltas and self._on_text is not None:
+            self._on_text(deltas)
         for sequence in ended:
             self._end(sequence)
 
@@ -395,7 +404,7 @@ class Engine:
             Completion(
                 text="",
                 token_ids=(),
-                finish_reason="failed" if error else self._cut_reason(generation) or "interrupted",
+                finish_reason="failed" if error else cut_reason(generation) or "interrupted",
                 num_prompt_tokens=len(generation.request.prompt.token_ids),
                 row_class=generation.request.row_class or "lone",
                 timings={"queued": waited, "prefill": 0.0, "first_token": 0.0, "decode": 0.0, "total": waited},
@@ -414,19 +423,8 @@ class Engine:
         for entry in waiting:
             self._end_unstarted(entry, error)
 
-    def _count(self, num_tokens: int) -> None:
-        now = time.monotonic()
-        self._num_tokens += num_tokens
-        self._rate.append((now, num_tokens))
-        while self._rate and self._rate[0][0] < now - RATE_WINDOW_SECONDS:
-            self._rate.popleft()
 
-
-def _saved_bytes(sequence: Sequence) -> int:
-    return 0 if sequence.saved is None else int(sequence.saved.nbytes)
-
-
-def _decodes(sequence: Sequence | None) -> bool:
+def _decodes(sequence: Sequence | None) -> TypeGuard[Sequence]:
     return sequence is not None and sequence.pending is not None
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 FinishReason = Literal["stop", "length", "cancelled", "expired", "interrupted", "failed"]
 """`stop`: end token or stop string. `length`: `max_tokens`. `cancelled`, `expired`, `interrupted`: cut short, with
@@ -68,8 +68,7 @@ class Request:
         return self.prompt.token_ids + self.taken_over
 
 
-@dataclass(frozen=True, slots=True)
-class TextDelta:
+class TextDelta(NamedTuple):
     """New text of one generation. `end` is the length of all its text so far, in code points, this included;
     `token_ids` are the tokens since the last delta, whose text may be held back in part."""
 
@@ -115,19 +114,23 @@ class Completion:
 class Generation:
     """The live handle of one request. Any thread may cancel it or wait for it; only the engine ends it."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, on_cut: Callable[[], None] = lambda: None) -> None:
+        """`on_cut` is called whenever somebody cancels or interrupts it, on their thread."""
         self.request = request
         self._ended = threading.Event()
         self._completion: Completion | None = None
         self._cut: Literal["cancelled", "interrupted"] | None = None
+        self._on_cut = on_cut
 
     def cancel(self) -> None:
         """Ask for an early end; it comes within one step, with the text so far and the reason `cancelled`."""
         self._cut = self._cut or "cancelled"
+        self._on_cut()
 
     def interrupt(self) -> None:
         """As `cancel`, with the reason `interrupted`: the job goes back to the queue."""
         self._cut = self._cut or "interrupted"
+        self._on_cut()
 
     @property
     def cut(self) -> Literal["cancelled", "interrupted"] | None:

@@ -17,6 +17,7 @@ class LoadedModel(Protocol):
     num_slots: int
     vocabulary: Any
     blocks_are_exact: bool
+    cuts_are_free: bool
 
     def prefill(self, pieces: Any, *, output_last: bool = False) -> Row | None: ...
     def decode_lone(self, slot: int, token: int, position: int) -> Row: ...

@@ -1,4 +1,4 @@
-"""One loaded model and its context: the only file, with `vocabulary` and `loading`, that calls llama.cpp.
+"""One loaded model and its context: the only file that runs llama.cpp (`vocabulary` reads a model's words with it).
 
 Owns the KV cells (split: every slot a stream of its own) and the step batch's arrays. One thread uses a `Model`.
 Knows no requests, no sampling and no text.
@@ -21,20 +21,22 @@ from typing import Any, Literal, NamedTuple
 import llama_cpp
 import numpy as np
 
+from worker.engine import attention, machine
 from worker.engine.cells import Bytes
+from worker.engine.draws import Draws
 from worker.engine.generation import Sampling
-from worker.engine.sampling import SAMPLER_CHAIN, Logits, Row, Sampler
+from worker.engine.grammar import ModelGrammar
+from worker.engine.sampling import NATIVE_CHAIN, NUMPY_CHAIN, Row, Sampler
 from worker.engine.vocabulary import Vocabulary, VocabularyError
 
 PREFILL = "blocks/1"
 """How prompts are cut and padded; its number goes up when the rule of `Piece` changes, since replays depend on it."""
 
 _KV_TYPES = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
 class ModelLoadError(Exception):
-    """The model cannot be loaded. `code`: `model_unreadable`, `out_of_memory`."""
+    """The model cannot be loaded. `code`: `model_unreadable`, `out_of_memory`, `attention_unavailable`."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -54,7 +56,8 @@ class ModelOptions:
     """How to hold a model. `slots`: sequences decoded together (rounded up to whole tiles; fewer than
     `lone_below` and none is padded). `reserve_slots`: lone lanes beside them. `chunk_tokens`: prompt tokens prefilled
     between two tokens of those that decode. `block_tokens`: prompts are cut at multiples of it, and shared in wholes of
-    it; 64 is the least at which llama.cpp's attention takes one and the same way for all of a block."""
+    it; 64 is the least at which llama.cpp's attention takes one and the same way for all of a block. Where cuts are
+    free (`Model.cuts_are_free`) a tile's rows take its place."""
 
     slots: int = 16
     reserve_slots: int = 2
@@ -66,6 +69,7 @@ class ModelOptions:
     threads: int | None = None
     kv_type: Literal["f16", "q8_0"] = "f16"
     flash_attention: bool = True
+    attention: attention.Choice = "auto"
     gpu_layers: int = 0
     main_gpu: int = 0
     tensor_split: tuple[float, ...] = ()
@@ -93,8 +97,6 @@ def num_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_library = llama_cpp.llama_cpp._lib
-"""What the bindings call, and ggml with it."""
 _log_tail: deque[str] = deque(maxlen=20)
 
 
@@ -104,10 +106,24 @@ def _keep_log_tail(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None
         _log_tail.append(text.decode(errors="replace").strip())
 
 
+def _address_of(name: str, *arguments: Any) -> Any:
+    """One of llama.cpp's functions that give a place in memory, as a number: a pointer takes longer to make."""
+    function = llama_cpp.llama_cpp._lib[name]
+    function.argtypes, function.restype = [ctypes.c_void_p, *arguments], ctypes.c_void_p
+    return function
+
+
+_all_logits = _address_of("llama_get_logits")
+_logits_of = _address_of("llama_get_logits_ith", ctypes.c_int32)
+_MOST_PLACES = 16
+
+
 class Model:
     """A loaded model with its context. Make one with `Model.load`; `close` gives the memory back."""
 
     def __init__(self, handle: Any, context: Any, options: ModelOptions, vocabulary: Vocabulary, path: Path) -> None:
+        self.attention = attention.THEIRS
+        """Whose attention it has, and why."""
         self._model = handle
         self._context = context
         self._memory = llama_cpp.llama_get_memory(context)
@@ -120,10 +136,15 @@ class Model:
             llama_cpp.llama_n_ctx_seq(context), options.context_tokens or vocabulary.context_tokens
         )
         self._batch = _StepBatch(_num_rows(options))
+        self._lone_batch = _StepBatch(1)
+        self._rows: dict[tuple[int, int], list[Row]] = {}
+        self._draws = _draws(options)
         self._ids = np.arange(vocabulary.size, dtype=np.int32)
         self.blocks_are_exact = True
         """Whether calls may hold blocks of several prompts, or some blocks of one, and change no bit. The probe says
         so; where it does not hold, whoever needs exact bits prefills one block of `chunk_tokens` a call."""
+        self.cuts_are_free = attention.is_used()
+        """Whether a prompt may be cut anywhere and changes no bit: so with our attention, and the probe says so too."""
 
     @classmethod
     def load(cls, path: Path, options: ModelOptions, on_progress: Callable[[float], None] | None = None) -> Model:
@@ -137,30 +158,37 @@ class Model:
         except VocabularyError as error:
             raise ModelLoadError("model_unreadable", f"{error}{_reasons()}") from error
         llama_cpp.llama_log_set(_keep_log_tail, ctypes.c_void_p(0))
+        whose = _attention(options)
         handle = _load_weights(path, options, on_progress)
         if not handle:
             raise ModelLoadError("model_unreadable", f"llama.cpp cannot load {path.name}{_reasons()}")
-        return cls._in_context(handle, options, vocabulary, path)
+        return cls._in_context(handle, options, vocabulary, path, whose)
 
     @classmethod
-    def _in_context(cls, handle: Any, options: ModelOptions, vocabulary: Vocabulary, path: Path) -> Model:
+    def _in_context(cls, handle: Any, options: ModelOptions, vocabulary: Vocabulary, path: Path, whose: str) -> Model:
         context = llama_cpp.llama_init_from_model(handle, _context_params(options, vocabulary))
         if not context:
             llama_cpp.llama_model_free(handle)
             raise ModelLoadError("out_of_memory", f"no room for the KV cells of {path.name}{_reasons()}")
-        return cls(handle, context, options, vocabulary, path)
+        model = cls(handle, context, options, vocabulary, path)
+        model.attention = whose
+        return model
 
     def reshaped(self, options: ModelOptions) -> Model:
         """The same weights with a context of other options. This model is used up. Raises ModelLoadError."""
-        self._batch.free()
+        self._free_batches()
         llama_cpp.llama_free(self._context)
-        return self._in_context(self._model, options, self.vocabulary, self.path)
+        return self._in_context(self._model, options, self.vocabulary, self.path, self.attention)
 
     def close(self) -> None:
         """Free context and weights. The vocabulary stays usable."""
-        self._batch.free()
+        self._free_batches()
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
+
+    def _free_batches(self) -> None:
+        for batch in (self._batch, self._lone_batch):
+            batch.free()
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -171,13 +199,13 @@ class Model:
         return {
             **{name: options[name] for name in kept},
             **split,
-            **_machine(),
+            **machine.facts(),
             "threads": self.options.threads or num_threads(),
             "kv_layout": "split",
             "template_sha256": self.vocabulary.template_sha256,
             "prefill": PREFILL,
-            "sampler_chain": SAMPLER_CHAIN,
-            "numpy": np.__version__,
+            "sampler_chain": NUMPY_CHAIN if self._draws is None else NATIVE_CHAIN,
+            **({"numpy": np.__version__} if self._draws is None else {}),
         }
 
     def prefill(self, pieces: Sequence[Piece], *, output_last: bool = False) -> Row | None:
@@ -187,7 +215,7 @@ class Model:
         self._batch.fill_pieces(pieces)
         if output_last:
             self._batch.ask_for(len(pieces[0].tokens) - 1)
-        self._decode()
+        self._decode(self._batch)
         for piece in pieces:
             if piece.rows > len(piece.tokens):
                 self.forget(piece.slot, piece.start + len(piece.tokens))
@@ -195,8 +223,8 @@ class Model:
 
     def decode_lone(self, slot: int, token: int, position: int) -> Row:
         """Decode one token of one sequence in a call of its own."""
-        self._batch.fill_rows([TileRow(token, position)], slot)
-        self._decode()
+        self._lone_batch.fill_row(token, position, slot)
+        self._decode(self._lone_batch)
         return self._row(0)
 
     def decode_tiles(self, rows: Sequence[TileRow], first_slot: int) -> list[Row]:
@@ -206,11 +234,11 @@ class Model:
         rows, and must see whole tiles) and its cell is taken back. Returns every slot's logits, dummies' included.
         """
         self._batch.fill_rows(rows, first_slot)
-        self._decode()
+        self._decode(self._batch)
         for offset, row in enumerate(rows):
             if row.dummy:
                 self.forget(first_slot + offset, row.position)
-        return [self._row(index) for index in range(len(rows))]
+        return self._rows_at(_all_logits(self._context), len(rows))
 
     def forget(self, slot: int, start: int = 0) -> None:
         """Free a slot's KV cells from position `start` on."""
@@ -241,18 +269,28 @@ class Model:
         grammar = None
         if sampling.grammar:
             grammar = ModelGrammar(llama_cpp.llama_model_get_vocab(self._model), self._ids, sampling.grammar)
-        return Sampler(sampling, prompt, self.vocabulary.piece, grammar)
+        return Sampler(sampling, prompt, self.vocabulary.piece, grammar, self._draws)
 
-    def _decode(self) -> None:
-        status = llama_cpp.llama_decode(self._context, self._batch.handle)
+    def _decode(self, batch: _StepBatch) -> None:
+        status = llama_cpp.llama_decode(self._context, batch.handle)
         if status != 0:
             raise DecodeError(status)
 
     def _row(self, index: int) -> Row:
-        pointer = llama_cpp.llama_get_logits_ith(self._context, index)
-        if not pointer:
+        return self._rows_at(_logits_of(self._context, index), 1)[0]
+
+    def _rows_at(self, address: int | None, num_rows: int) -> list[Row]:
+        """Rows of logits one after another, where llama.cpp wrote them. It has few such places, so they are kept."""
+        if not address:
             raise DecodeError(-1)
-        return Row(np.ctypeslib.as_array(pointer, shape=(self.vocabulary.size,)))
+        rows = self._rows.get((address, num_rows))
+        if rows is None:
+            size = self.vocabulary.size
+            numbers: Any = (ctypes.c_float * (num_rows * size)).from_address(address)
+            table = np.frombuffer(numbers, dtype=np.float32).reshape(num_rows, size)
+            rows = [Row(logits, address + at * logits.nbytes) for at, logits in enumerate(table)]
+            self._rows = {**dict([*self._rows.items()][-_MOST_PLACES:]), (address, num_rows): rows}
+        return rows
 
 
 class TileRow(NamedTuple):
@@ -266,86 +304,15 @@ class TileRow(NamedTuple):
 class Piece(NamedTuple):
     """Some tokens of one prompt from position `start`, and the rows they take: as many, or more to fill whole tiles.
 
-    What a token's cells become depends on its prompt alone as long as every pass has whole tiles of rows, and as long
-    as the rows that one slot has in a call are either whole blocks, or fewer than a block and of what is left after
-    the last whole block: attention goes another way for blocks.
+    What a token's cells become depends on its prompt alone as long as every pass has whole tiles of rows and each slot
+    two rows or more. llama.cpp's attention asks for more: the rows that one slot has in a call are either whole blocks,
+    or fewer than a block and of what is left after the last whole block, for it goes another way for blocks.
     """
 
     slot: int
     start: int
     tokens: Sequence[int]
     rows: int
-
-
-class ModelGrammar:
-    """The state of one grammar along one completion: llama.cpp's. Raises ValueError for text it cannot parse."""
-
-    def __init__(self, vocab: Any, ids: Any, text: str) -> None:
-        self._ids = ids
-        self._grammar = llama_cpp.llama_sampler_init_grammar(vocab, text.encode(), b"root")
-        if not self._grammar:
-            raise ValueError("llama.cpp cannot parse the grammar")
-
-    def allows(self, token: int) -> bool:
-        """Whether `token` may come now."""
-        one = np.array([(token, 1.0, 0.0)], dtype=_CANDIDATE)
-        self._apply(one)
-        return bool(one["logit"][0] != -np.inf)
-
-    def mask(self, logits: Logits) -> None:
-        """Set the logits of all tokens that may not come now to minus infinity."""
-        candidates = np.zeros(len(logits), dtype=_CANDIDATE)
-        candidates["id"], candidates["logit"] = self._ids, logits
-        self._apply(candidates)
-        logits[:] = candidates["logit"]
-
-    def accept(self, token: int) -> None:
-        """`token` has come."""
-        llama_cpp.llama_sampler_accept(self._grammar, token)
-
-    def close(self) -> None:
-        """Free what llama.cpp holds for it."""
-        llama_cpp.llama_sampler_free(self._grammar)
-
-    def _apply(self, candidates: Any) -> None:
-        array = llama_cpp.llama_token_data_array(
-            data=candidates.ctypes.data_as(llama_cpp.llama_token_data_p),
-            size=len(candidates),
-            selected=-1,
-            sorted=False,
-        )
-        llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
-
-
-def _machine() -> dict[str, Any]:
-    """Build, backends, devices and kernels. llama.cpp's own version stands for many sources: ggml's commit does not.
-
-    All devices count, whatever layers they hold: the rows of a large prompt may be sent to a GPU that holds none.
-    """
-    devices = [_ggml("ggml_backend_dev_get", number) for number in range(_ggml("ggml_backend_dev_count") or 0)]
-    backends = [_said("ggml_backend_reg_name", _ggml("ggml_backend_dev_backend_reg", device)) for device in devices]
-    build = f"{llama_cpp.llama_version().decode()}, ggml {_said('ggml_version')} {_said('ggml_commit')}"
-    return {
-        "llama_cpp": f"{build}, llama-cpp-python {llama_cpp.__version__}",
-        "backend": "+".join(dict.fromkeys(backends)),
-        "devices": [
-            f"{_said('ggml_backend_dev_name', device)}: {_said('ggml_backend_dev_description', device)}"
-            for device in devices
-        ],
-        "kernels": llama_cpp.llama_print_system_info().decode().strip(),
-    }
-
-
-def _ggml(name: str, argument: int | None = None) -> int | None:
-    """Call a function of ggml that the bindings do not name: of one address or index, or of nothing."""
-    function = getattr(_library, name)
-    function.restype = ctypes.c_void_p
-    return function() if argument is None else function(ctypes.c_void_p(argument))  # type: ignore[no-any-return]
-
-
-def _said(name: str, argument: int | None = None) -> str:
-    address = _ggml(name, argument)
-    return ctypes.string_at(address).decode(errors="replace").strip() if address else "unknown"
 
 
 def _pointer(state: Bytes) -> Any:
@@ -361,12 +328,16 @@ class _StepBatch:
         self._positions = np.ctypeslib.as_array(self.handle.pos, shape=(size,))
         self._outputs = np.ctypeslib.as_array(self.handle.logits, shape=(size,))
         np.ctypeslib.as_array(self.handle.n_seq_id, shape=(size,))[:] = 1
+        self._outputs[:] = 1
+        self.handle.n_tokens = size
         # Each row has one sequence: the first entry of the row's own little array.
         self._slots = [np.ctypeslib.as_array(self.handle.seq_id[row], shape=(1,)) for row in range(size)]
+        self._run: tuple[int, int] | None = None  # the slots that the rows have: so many from that one on
 
     def fill_pieces(self, pieces: Sequence[Piece]) -> None:
         """Rows without outputs; those beyond a piece's tokens hold token 0."""
         at = 0
+        self._run = None
         for piece in pieces:
             end = at + piece.rows
             self._tokens[at : at + len(piece.tokens)] = piece.tokens
@@ -383,15 +354,43 @@ class _StepBatch:
         self._outputs[row] = 1
 
     def fill_rows(self, rows: Sequence[TileRow], first_slot: int) -> None:
-        for index, row in enumerate(rows):
-            self._tokens[index] = row.token
-            self._positions[index] = row.position
-            self._slots[index][0] = first_slot + index
-        self._outputs[: len(rows)] = 1
-        self.handle.n_tokens = len(rows)
+        """One row for each of the slots from `first_slot` on."""
+        num_rows = len(rows)
+        self._tokens[:num_rows] = [row.token for row in rows]
+        self._positions[:num_rows] = [row.position for row in rows]
+        if self._run != (first_slot, num_rows):  # mostly those of the step before: each is an array of its own
+            for index in range(num_rows):
+                self._slots[index][0] = first_slot + index
+            self._run = first_slot, num_rows
+        self._outputs[:num_rows] = 1
+        self.handle.n_tokens = num_rows
+
+    def fill_row(self, token: int, position: int, slot: int) -> None:
+        """The only row of a batch of one."""
+        self._tokens[0] = token
+        self._positions[0] = position
+        self._slots[0][0] = slot
+        self._run = None
 
     def free(self) -> None:
         llama_cpp.llama_batch_free(self.handle)
+
+
+def _attention(options: ModelOptions) -> str:
+    """Ours does half floats in the processor's memory; what else is asked for is llama.cpp's."""
+    ours = options.gpu_layers == 0 and options.flash_attention and options.kv_type == "f16"
+    try:
+        return attention.use(options.attention if ours else "llama.cpp")
+    except attention.AttentionUnavailable as error:
+        raise ModelLoadError("attention_unavailable", f"Penstock's own attention cannot be had: {error}") from error
+
+
+def _draws(options: ModelOptions) -> Draws | None:
+    """None: tokens are drawn in numpy, since our library is not to be had or not wanted."""
+    try:
+        return None if options.attention == "llama.cpp" else Draws(attention.library())
+    except attention.AttentionUnavailable:
+        return None
 
 
 def _load_weights(path: Path, options: ModelOptions, on_progress: Callable[[float], None] | None) -> Any:

@@ -2,7 +2,8 @@
 
 A prompt is cut at multiples of a block. A call takes as many blocks of each of some prompts; or the ends (what is left
 after the last whole block) of prompts in neighbouring slots, padded so that all rows together are whole tiles. No cut
-and no company changes a bit (`worker.engine.model.Piece`).
+and no company changes a bit (`worker.engine.model.Piece`). Where cuts are free, a block is a tile of rows: an end is
+padded to one, or, if it fits into one call with others, all of what is left of a prompt is its end.
 
 Blocks that another prompt began with as well are computed once: taken from the store, or from the sequence that
 computes them now, for which the others wait. A sequence waits only for one that was admitted before it, so that
@@ -24,7 +25,9 @@ from worker.engine.sequence import Sequence as Running
 _WINDOWS = (8, 4, 2)
 """How many ends of prompts may be prefilled together: numbers that a tile's rows can be shared by."""
 _LONG_TOKENS = 512
-"""From this position on a prompt's end is padded to a whole block: part of the rule that decides the bits."""
+"""From this position on a prompt's end is padded to a whole block: it decides its bits. Where cuts are free: always."""
+_LEAST_PART = 64
+"""Rows of a prompt that are worth a call before its end: the cells before them are read anew for each part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,8 @@ class Prefiller:
     def enter(self, sequence: Running) -> None:
         """A sequence has been given a slot for the first time."""
         exact_alone = sequence.request.exact and not self._model.blocks_are_exact
-        sequence.block = self._model.options.chunk_rows if exact_alone else self._model.options.block_tokens
+        together = self._tile if self._free else self._model.options.block_tokens
+        sequence.block = self._model.options.chunk_rows if exact_alone else together
         sequence.joins = not exact_alone
         sequence.isolated = exact_alone or self._model.blocks_are_exact
         # The last token is never taken over: somebody must decode it for its logits.
@@ -94,14 +98,15 @@ class Prefiller:
 
     def _pieces(self, lead: Running, ready: Sequence[Running], room: int) -> Sequence[Piece]:
         """The pieces of a call that `lead` is part of; none if it does not fit into `room` rows."""
-        num_left = self._num_blocks_left(lead)
-        if num_left:
-            num = min(num_left, room // lead.block) if lead.joins else 1
-            return self._block_pieces(lead, ready, num, room) if 0 < num * lead.block <= room else ()
         window = self._best_window(lead, ready, room)
         if window:
             rows = self._rows_in(window)
             return [_piece(sequence, rows) for sequence in window]
+        num_left = self._num_blocks_left(lead)
+        if num_left:
+            num = min(num_left, room // lead.block) if lead.joins else 1
+            fits = 0 < num * lead.block <= room and (num == num_left or self._is_part(num * lead.block))
+            return self._block_pieces(lead, ready, num, room) if fits else ()
         rows = self._rows_alone(lead)
         return [_piece(lead, rows)] if rows <= room else ()
 
@@ -114,7 +119,7 @@ class Prefiller:
         for sequence in ready:
             if (len(pieces) + 1) * rows > room:
                 break
-            if sequence is not lead and sequence.joins and self._num_blocks_left(sequence) >= num:
+            if sequence is not lead and sequence.joins and self._goes_with(sequence, num):
                 piece = _piece(sequence, rows)
                 if not self._wants_row(sequence, piece):
                     pieces.append(piece)
@@ -122,7 +127,7 @@ class Prefiller:
 
     def _best_window(self, lead: Running, ready: Sequence[Running], room: int) -> Sequence[Running]:
         """Ends of prompts in neighbouring slots that fill whole tiles together with less padding than one by one."""
-        ends = {s.slot: s for s in ready if s.joins and s.row_class == "tile" and not self._num_blocks_left(s)}
+        ends = {s.slot: s for s in ready if s.joins and s.row_class == "tile" and self._is_end(s)}
         best: Sequence[Running] = ()
         least = 1.0
         for size in _WINDOWS:
@@ -132,7 +137,7 @@ class Prefiller:
                     continue
                 rows = self._rows_in(window)
                 part = size * rows / sum(self._whole_tiles(_num_left(sequence)) for sequence in window)
-                if rows < lead.block and size * rows <= room and part < least:
+                if (self._free or rows < lead.block) and size * rows <= room and part < least:
                     best, least = window, part
         return best
 
@@ -152,8 +157,20 @@ class Prefiller:
     def _num_blocks_left(self, sequence: Running) -> int:
         """Blocks still to compute; with the padded end of a long prompt, for which attention is quicker that way."""
         end, block = sequence.prefill_end, sequence.block
-        last = end // block if end // block * block < _LONG_TOKENS else -(-end // block)
-        return last - sequence.position // block
+        pads = self._free or end // block * block >= _LONG_TOKENS
+        return (-(-end // block) if pads else end // block) - sequence.position // block
+
+    def _is_end(self, sequence: Running) -> bool:
+        return self._free or not self._num_blocks_left(sequence)
+
+    def _goes_with(self, sequence: Running, num_blocks: int) -> bool:
+        """Whether a sequence has so many blocks for a call: the last of them, or enough to be worth a pass."""
+        left = self._num_blocks_left(sequence)
+        return left == num_blocks or (left > num_blocks and self._is_part(num_blocks * sequence.block))
+
+    def _is_part(self, rows: int) -> bool:
+        """Whether so many rows are worth a call although more of the prompt is to come."""
+        return bool(rows >= min(_LEAST_PART, self._model.options.chunk_rows))
 
     def _wants_row(self, sequence: Running, piece: Piece) -> bool:
         return sequence.row_class == "lone" and piece.start + len(piece.tokens) == sequence.prefill_end
@@ -163,6 +180,10 @@ class Prefiller:
         known = sequence.keys[: sequence.num_known_blocks]
         if self._shares and self._store.num_kept(known) < len(known):
             self._store.keep(known, self._model.save(sequence.slot), sequence.block)
+
+    @property
+    def _free(self) -> bool:
+        return bool(self._model.cuts_are_free and self._model.blocks_are_exact)
 
     @property
     def _shares(self) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from worker.engine.cells import Block, Bytes, Layout, UnknownLayout, cut, join
 
 Key = bytes
-_NUM_REMEMBERED = 1 << 16
+_NUM_REMEMBERED = 1 << 18
 """Keys whose coming is remembered: a block is worth keeping when its key comes a second time."""
 
 

@@ -2,8 +2,8 @@
 
 Logits are compared bitwise: each probe sequence alone, then all of them together, in other slots and of mixed lengths
 (attention takes cells in wholes of 256: one of them has more than a whole). `blocks`: a prompt prefilled by itself, and
-the same one block a call, beside others, and its cells copied into another slot. What does not hold here is not
-promised to anybody. Run it before the engine starts: it uses every slot.
+the same one block a call, beside others, and its cells copied into another slot. `cuts`: the same in pieces of any
+length. What does not hold here is not promised to anybody. Run it before the engine starts: it uses every slot.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from worker.engine.cells import Bytes
 from worker.engine.model import Model, Piece, TileRow
 from worker.engine.sampling import Row
 
-VERSION = 2
+VERSION = 3
 """Goes up when more is asked of a machine than before: what was proven with less is proven again."""
 _LENGTHS = (3, 17, 40)
 _LONG_LENGTH = 300
@@ -27,6 +27,8 @@ _LONG_LENGTH = 300
 _NUM_STEPS = 2
 _NUM_BLOCKS = 1
 """Whole blocks of the prompt that proves blocks; what is left over after them is padded, as most prompts' ends are."""
+_CUTS = (24, 41, 21)
+"""Lengths of the pieces that prove that a prompt may be cut anywhere: less than a block, and no wholes of anything."""
 
 Logits = list[NDArray[np.float32]]
 
@@ -39,8 +41,8 @@ class _Probe:
 
 
 def prove(model: Model) -> dict[str, bool]:
-    """Which of the model's row classes are exact here, and whether blocks are. Costs a few hundred tokens of prefill;
-    leaves no cells."""
+    """Which of the model's row classes are exact here, and whether blocks and free cuts are. Costs a few hundred tokens
+    of prefill; leaves no cells."""
     prompts = _prompts(model, _LENGTHS)
     long = _long(model)
     proven: dict[str, bool] = {}
@@ -49,6 +51,7 @@ def prove(model: Model) -> dict[str, bool]:
     if model.num_slots > model.tile_slots:
         proven["lone"] = _same(_lone(model, prompts, long, busy=False), _lone(model, prompts, long, busy=True))
     proven["blocks"] = _prove_blocks(model)
+    proven["cuts"] = proven["blocks"] and _prove_cuts(model)
     return proven
 
 
@@ -80,11 +83,21 @@ def _prompts(model: Model, lengths: Sequence[int]) -> list[list[int]]:
 
 
 def _prove_blocks(model: Model) -> bool:
-    length = _NUM_BLOCKS * model.options.block_tokens + _LENGTHS[-1]
-    prompts = _prompts(model, (length, length))[: model.num_slots]
+    pieces = [*[model.options.block_tokens] * _NUM_BLOCKS, _LENGTHS[-1]]
+    return _same_however_cut(model, pieces, pieces)
+
+
+def _prove_cuts(model: Model) -> bool:
+    return _same_however_cut(model, [sum(_CUTS)], _CUTS)
+
+
+def _same_however_cut(model: Model, whole: Sequence[int], pieces: Sequence[int]) -> bool:
+    """Whether a prompt has one and the same cells in pieces of the lengths `whole` by itself, and in `pieces` beside
+    another in the next slot, copied to a third."""
+    prompts = _prompts(model, (sum(whole),) * 2)[: model.num_slots]
     last = model.num_slots - 1
-    alone = _lone_steps(model, _fill(model, prompts[:1], 0, whole=True)[0])
-    beside = _fill(model, prompts[::-1], last + 1 - len(prompts), whole=False)[-1]
+    alone = _lone_steps(model, _fill(model, prompts[:1], 0, whole)[0])
+    beside = _fill(model, prompts[::-1], last + 1 - len(prompts), pieces)[-1]
     saved = model.save(beside.slot)
     for slot in range(model.num_slots):
         model.forget(slot)
@@ -93,16 +106,15 @@ def _prove_blocks(model: Model) -> bool:
     return _same([alone], [copied])
 
 
-def _fill(model: Model, prompts: Sequence[Sequence[int]], first_slot: int, *, whole: bool) -> list[_Probe]:
-    """Prefill prompts of one length into neighbouring slots: in calls as large as can be, or a block of each a call."""
-    block, tile, length = model.options.block_tokens, model.options.tile_rows, len(prompts[0])
-    most = model.options.chunk_rows if whole else block
-    start = 0
-    while start < length:
-        size = min((length - start) // block * block, most) or length - start
-        share = tile // math.gcd(tile, len(prompts))  # of each, so that all together have whole tiles
-        rows = -(-size // share) * share
-        model.prefill([Piece(first_slot + i, start, p[start : start + size], rows) for i, p in enumerate(prompts)])
+def _fill(model: Model, prompts: Sequence[Sequence[int]], first_slot: int, pieces: Sequence[int]) -> list[_Probe]:
+    """Prefill prompts of one length into neighbouring slots, a piece of each a call."""
+    start, length = 0, len(prompts[0])
+    share = model.options.tile_rows // math.gcd(model.options.tile_rows, len(prompts))  # whole tiles all together
+    for piece in pieces:
+        size = min(piece, length - start)
+        if size > 0:
+            rows = -(-size // share) * share
+            model.prefill([Piece(first_slot + i, start, p[start : start + size], rows) for i, p in enumerate(prompts)])
         start += size
     return [_Probe(prompt, first_slot + index, length) for index, prompt in enumerate(prompts)]
 
@@ -116,7 +128,10 @@ def _same(reference: list[Logits], other: list[Logits]) -> bool:
 
 
 def _prefill(model: Model, prompt: Sequence[int], slot: int) -> _Probe:
-    return _fill(model, [prompt], slot, whole=True)[0]
+    block, most = model.options.block_tokens, model.options.chunk_rows
+    whole = len(prompt) // block * block
+    pieces = [min(most, whole - start) for start in range(0, whole, most)]
+    return _fill(model, [prompt], slot, [*pieces, len(prompt) - whole])[0]
 
 
 def _keep(row: Row) -> NDArray[np.float32]:

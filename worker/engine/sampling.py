@@ -1,8 +1,8 @@
 """Chooses tokens from logits: bias, repeat penalty, grammar, truncation, temperature, one draw.
 
-All of it is numpy, so that a row costs tens of microseconds, several threads sample at once, and the distribution is
-exact: no step approximates. A sampler's random numbers come from its seed only, one a draw. Knows logits and token
-ids; knows no model, no slot and no text. Grammars are judged by whoever gives one (`worker.engine.model`).
+C does it (`worker.engine.draws`) where there is our library, and numpy elsewhere; the distribution is exact in both: no
+step approximates. A sampler's random numbers come from its seed only, one a draw. Knows logits and token ids; knows no
+model, no slot and no text. Grammars are judged by whoever gives one (`worker.engine.model`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.engine.draws import Draw, Draws, by_temperature
 from worker.engine.generation import Sampling, TokenLogprob
 
-SAMPLER_CHAIN = "bias,penalty,grammar/2,top_k,top_p,min_p,temperature,draw/2"
-"""Order of the sampling steps; its number goes up when a step's arithmetic changes, since replays depend on it."""
+NUMPY_CHAIN = "bias,penalty,grammar/2,top_k,top_p,min_p,temperature,draw/2"
+NATIVE_CHAIN = "bias,penalty,grammar/2,top_k,top_p,min_p,temperature,draw/3"
+"""Order of the sampling steps; its number is another when a step's arithmetic is, since replays depend on it."""
 
 _SPAN = 128
 """Weights are summed in spans of this many, and the draw searches the spans first: no running sum over all."""
+_STARTS = np.arange(0, 1 << 20, _SPAN)
+"""Where spans begin, for vocabularies of up to a million tokens."""
 _MOST_DRAWS = 4
 """Draws that a grammar may refuse before all tokens are put to it at once."""
 
@@ -47,6 +51,8 @@ class Row:
     """The logits of one row, shape (vocabulary size,), float32. Valid until the next decode call."""
 
     logits: Logits
+    address: int = 0
+    """Where they are, if somebody knows it already."""
 
 
 class _Scratch(threading.local):
@@ -65,6 +71,34 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
+class _Recent:
+    """The last `size` tokens, in no order, as an array that numpy can index with."""
+
+    def __init__(self, tokens: Iterable[int], size: int) -> None:
+        last = deque(tokens, maxlen=size)
+        self._ids = np.empty(size, dtype=np.int64)
+        self._ids[: len(last)] = last
+        self._count = len(last)
+
+    def add(self, token: int) -> None:
+        if len(self._ids):
+            self._ids[self._count % len(self._ids)] = token
+            self._count += 1
+
+    def ids(self) -> Ids:
+        """Those there are; some more than once."""
+        return self._ids[: self._count]
+
+    @property
+    def memory(self) -> Ids:
+        """Where they are, all places, of which the first `num` are taken."""
+        return self._ids
+
+    @property
+    def num(self) -> int:
+        return min(self._count, len(self._ids))
+
+
 class Sampler:
     """Chooses the tokens of one sequence. Holds its own random state, penalty window and grammar state."""
 
@@ -74,33 +108,42 @@ class Sampler:
         prompt: Iterable[int],
         piece: Callable[[int], bytes],
         grammar: Grammar | None = None,
+        draws: Draws | None = None,
     ) -> None:
+        """`draws`: the library; None to draw in numpy."""
         self._sampling = sampling
         self._piece = piece
         self._grammar = grammar
         self._random = random.Random(sampling.seed).random  # noqa: S311  the same numbers for the same seed, always
-        self._recent: deque[int] = deque(prompt, maxlen=max(sampling.repeat_last_n, 0))
+        self._recent = _Recent(prompt, max(sampling.repeat_last_n, 0))
+        self._penalty = np.float32(sampling.repeat_penalty)
         self._bias_ids = np.fromiter(sampling.logit_bias.keys(), dtype=np.int64, count=len(sampling.logit_bias))
         self._bias = np.fromiter(sampling.logit_bias.values(), dtype=np.float32, count=len(sampling.logit_bias))
+        self._steepness = by_temperature(sampling)
+        self._native: Draw | None = None
+        if draws is not None:
+            num_bias = len(self._bias) if grammar is None else 0  # with a grammar logits come adjusted
+            self._native = Draw(draws, sampling, self._recent.memory, self._bias_ids[:num_bias], self._bias[:num_bias])
         self._truncates = bool(sampling.top_k or (sampling.top_p and sampling.top_p < 1) or sampling.min_p)
 
     def sample(self, row: Row) -> int:
         """Choose the next token from its logits, and remember it."""
+        if self._native is not None and self._grammar is None:
+            token = self._native(row.logits, self._recent.num, self._uniform(), row.address)
+            self._recent.add(token)
+            return token
         logits = _scratch.copy_of(row.logits)
         self._adjust(logits)
         token = self._choose(logits) if self._grammar is None else self._choose_within(logits, self._grammar)
-        if self._recent.maxlen:
-            self._recent.append(token)
+        self._recent.add(token)
         return token
 
     def accept(self, token: int) -> None:
         """Take a token that was chosen elsewhere: it counts as if it had been drawn here."""
-        if self._sampling.temperature > 0:
-            self._random()
+        self._uniform()
         if self._grammar is not None:
             self._grammar.accept(token)
-        if self._recent.maxlen:
-            self._recent.append(token)
+        self._recent.add(token)
 
     def logprob(self, row: Row, token: int, num_top: int) -> TokenLogprob:
         """Log-probabilities the model gave to `token` and to its `num_top` likeliest ones, before any knob."""
@@ -120,13 +163,18 @@ class Sampler:
 
     def _choose(self, logits: Logits) -> int:
         """One draw; `logits` are adjusted already, and may be overwritten."""
-        temperature = self._sampling.temperature
-        if temperature == 0:
+        if self._native is not None:
+            return self._native(logits, 0, self._uniform())
+        if self._steepness == 0:
             return int(logits.argmax())
         if self._truncates:
             ids = self._kept(logits)
-            return int(ids[_draw(_weights(logits[ids], temperature), self._random())])
-        return _draw(_weights(logits, temperature), self._random())
+            return int(ids[_draw(_weights(logits[ids], self._steepness), self._uniform())])
+        return _draw(_weights(logits, self._steepness), self._uniform())
+
+    def _uniform(self) -> float:
+        """The next random number; greedy sequences need none."""
+        return self._random() if self._steepness else 0.0
 
     def _choose_within(self, logits: Logits, grammar: Grammar) -> int:
         """A draw among what the grammar allows.
@@ -151,11 +199,12 @@ class Sampler:
         """Bias, then repeat penalty: llama.cpp's arithmetic, on the few logits concerned and not on all of them."""
         if len(self._bias_ids):
             logits[self._bias_ids] += self._bias
-        penalty = np.float32(self._sampling.repeat_penalty)
-        if penalty != 1 and self._recent:
-            recent = np.fromiter(set(self._recent), dtype=np.int64)
+        penalty = self._penalty
+        if penalty != 1:
+            recent = self._recent.ids()
             values = logits[recent]
-            logits[recent] = np.where(values <= 0, values * penalty, values / penalty)
+            towards_less = np.minimum if penalty > 1 else np.maximum  # of both signs: times below 0, by it above
+            logits[recent] = towards_less(values * penalty, values / penalty)
 
     def _kept(self, logits: Logits) -> Ids:
         """Ids that top_k, top_p and min_p leave, in this order; the likeliest first, the lower id where equal."""
@@ -170,17 +219,17 @@ class Sampler:
         return ids
 
 
-def _weights(logits: Logits, temperature: float) -> Logits:
-    """Probabilities but for their common factor; in place."""
+def _weights(logits: Logits, steepness: float) -> Logits:
+    """Probabilities but for their common factor; in place. `steepness`: 1 / temperature."""
     np.subtract(logits, logits.max(), out=logits)
-    if temperature != 1:
-        np.multiply(logits, np.float32(1 / temperature), out=logits)
+    if steepness != 1:
+        np.multiply(logits, np.float32(steepness), out=logits)
     return np.exp(logits, out=logits)
 
 
 def _draw(weights: Logits, uniform: float) -> int:
     """The index at which the running sum of `weights` passes `uniform` (0 ≤ it < 1) of the whole."""
-    sums = np.add.reduceat(weights, np.arange(0, len(weights), _SPAN)).cumsum(dtype=np.float64)
+    sums = np.add.reduceat(weights, _STARTS[: -(-len(weights) // _SPAN)]).cumsum(dtype=np.float64)
     target = uniform * sums[-1]
     span = min(int(sums.searchsorted(target, side="right")), len(sums) - 1)
     part = weights[span * _SPAN : (span + 1) * _SPAN].cumsum(dtype=np.float64)

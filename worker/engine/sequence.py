@@ -62,6 +62,11 @@ class Sequence:
         return self.position < self.prefill_end
 
     @property
+    def saved_bytes(self) -> int:
+        """Memory for the cells of a paused sequence."""
+        return 0 if self.saved is None else int(self.saved.nbytes)
+
+    @property
     def begun(self) -> bool:
         """Whether the prompt is whole: it decodes, or has ended."""
         return self._prefilled > 0

@@ -40,6 +40,11 @@ class Slots:
     def __iter__(self) -> Iterator[Sequence]:
         return iter(list(self._held.values()))
 
+    @property
+    def are_full(self) -> bool:
+        """Whether none is free, of either class."""
+        return len(self._held) == self.total
+
     def class_for(self, wanted: RowClass | None, *, interactive: bool) -> RowClass | None:
         """The class of the slot a request may have now, or None. Lone lanes are for interactive requests, unless
         there are no tiles, or the request asks for them."""

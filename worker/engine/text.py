@@ -40,6 +40,9 @@ class TextAssembler:
         return text
 
     def _release(self, text: str, *, final: bool) -> str:
+        if not self._stop:  # as with most: nothing is ever held
+            self.num_characters += len(text)
+            return text
         if self.stopped:
             return ""
         held = self._held + text

@@ -113,6 +113,7 @@ function aboutWorker(worker) {
   return facts([
     ["Model", worker.model],
     ["Backend", details.backend],
+    ["Attention", details.attention],
     ["Exactness", proven],
     ["Prefix hits", details.prefix_hit_rate !== undefined && `${Math.round(100 * details.prefix_hit_rate)} % of prompt tokens`],
     ["Prefix memory", details.prefix_bytes ? bytes(details.prefix_bytes) : null],
