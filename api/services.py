@@ -66,6 +66,7 @@ class Services:
         await self.watches.aclose()
         await self.reader.aclose()
         await self.async_redis.aclose()
+        await asyncio.to_thread(self.announcer.close)
         self.redis.close()
         self.store.engine.dispose()
 

@@ -47,6 +47,7 @@ from redis.client import Pipeline
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from jobs.cancellable import make_cancellable
 from jobs.errors import QueueUnavailable
 from jobs.fanout import STALE, Fanout
 from jobs.interest import FOLLOW_CHANNEL, READER_CHANNEL, Announcing
@@ -128,13 +129,14 @@ def open_redis(url: str) -> Redis:
 
 def open_async_redis(url: str) -> AsyncRedis:
     """The same for an event loop, for `EventReader`."""
-    return AsyncRedis.from_url(
+    client = AsyncRedis.from_url(
         url,
         socket_timeout=5.0,
         **_connect_bounds(url),
         health_check_interval=10,
         retry=AsyncRetry(ConstantBackoff(0.05), 1),
     )
+    return make_cancellable(client)
 
 
 def _connect_bounds(url: str) -> dict[str, Any]:

@@ -110,11 +110,7 @@ class Call:
             with contextlib.suppress(StoreUnavailable, NotFound):
                 if self.parts.store.get(job_id).state in ENDED:
                     continue
-                state = JobState(self.parts.store.cancel(job_id).state)
-                if state in ENDED:
-                    self.parts.announcer.ended(job_id, state)
-                else:
-                    self.parts.announcer.cancel_requested([job_id])
+                self.parts.announcer.cancelled(job_id, JobState(self.parts.store.cancel(job_id).state))
 
 
 def begin(

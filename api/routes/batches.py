@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
@@ -59,13 +59,12 @@ Connect again with `Last-Event-ID`, or `?after=` the last line's `id`: no line i
     responses=refusals(400, 401, 404, 409, 413, 415, 503),
     openapi_extra=_CREATE_BODY,
 )
-def create(  # noqa: PLR0917 -- FastAPI passes them by name
+def create(
     parts: Parts,
     maker: Maker,
     caller: Calling,
     raw: Annotated[bytes, Depends(body_after_key)],
     response: Response,
-    after_reply: BackgroundTasks,
 ) -> BatchObject:
     """The batch is stored when this answers; its lines follow, and the first of them run while others still come."""
     body = parse_object(raw)
@@ -73,7 +72,7 @@ def create(  # noqa: PLR0917 -- FastAPI passes them by name
     batch, replayed = make_batch(parts, new, maker, caller.terms(fingerprint(body)))
     note_replay(response, replayed)
     if not replayed:
-        after_reply.add_task(parts.announcer.queued, [], batch.num_total)
+        parts.announcer.queued([], batch.num_total)
     return read_batch(parts.store, batch.id, maker.sees)
 
 
@@ -111,11 +110,11 @@ def read(parts: Parts, owner: Owner, batch_id: str, response: Response) -> Batch
     summary="Cancel a batch",
     responses=refusals(401, 404, 503),
 )
-def cancel(parts: Parts, owner: Owner, batch_id: str, after_reply: BackgroundTasks) -> BatchObject:
+def cancel(parts: Parts, owner: Owner, batch_id: str) -> BatchObject:
     """Answers at once: nothing more of it is started, its running jobs end within a second, its waiting ones soon.
     Those that have ended stay as they are."""
     parts.store.cancel_batch(check_id("batch", batch_id), owner=owner)
-    after_reply.add_task(parts.announcer.cancel_requested, _running(parts.store, batch_id))
+    parts.announcer.cancel_requested(_running(parts.store, batch_id))
     return read_batch(parts.store, batch_id, owner)
 
 
@@ -125,12 +124,12 @@ def cancel(parts: Parts, owner: Owner, batch_id: str, after_reply: BackgroundTas
     summary="Run the failed lines of a batch again",
     responses=refusals(400, 401, 404, 503),
 )
-def retry(parts: Parts, maker: Maker, batch_id: str, after_reply: BackgroundTasks) -> RetriedBatch:
+def retry(parts: Parts, maker: Maker, batch_id: str) -> RetriedBatch:
     """Lines that failed or expired are queued again, with a whole budget and a new window; those that can never run
     stay as they are. The output file goes on, the error file starts anew. Calling again does no harm: what is queued
     already is left alone."""
     num_retried = parts.store.retry_batch(check_id("batch", batch_id), maker.sees, quota=maker.quota)
-    after_reply.add_task(parts.announcer.queued, [], num_retried)
+    parts.announcer.queued([], num_retried)
     return RetriedBatch(**read_batch(parts.store, batch_id, maker.sees).model_dump(), num_retried=num_retried)
 
 

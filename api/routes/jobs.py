@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.body import fingerprint, parse_object, read_body
@@ -71,13 +71,12 @@ async def body_after_key(_: Owner, request: Request) -> bytes:
     responses=refusals(400, 401, 404, 409, 413, 415, 503),
     openapi_extra=_SUBMIT_BODY,
 )
-def submit(  # noqa: PLR0917 -- FastAPI passes them by name
+def submit(
     parts: Parts,
     maker: Maker,
     caller: Calling,
     raw: Annotated[bytes, Depends(body_after_key)],
     response: Response,
-    after_reply: BackgroundTasks,
 ) -> JobObject | AcceptedJobs:
     """Accept one job, or `{"jobs": […]}`: all of them or none.
 
@@ -96,7 +95,7 @@ def submit(  # noqa: PLR0917 -- FastAPI passes them by name
     )
     note_replay(response, done.replayed)
     if not done.replayed:
-        after_reply.add_task(_announce, parts, done.ids, submission.jobs)
+        _announce(parts, done.ids, submission.jobs)
     data = accepted(parts.store, done.ids, submission, done.batch_id)
     return AcceptedJobs(data=data, batch_id=done.batch_id) if submission.many else data[0]
 
@@ -140,28 +139,24 @@ def list_jobs(parts: Parts, owner: Owner, query: Annotated[ListQuery, Query()]) 
 @router.post(
     "/v1/jobs/{job_id}/cancel", response_model=JobObject, summary="Cancel a job", responses=refusals(401, 404, 503)
 )
-def cancel(parts: Parts, owner: Owner, job_id: str, after_reply: BackgroundTasks) -> JobObject:
+def cancel(parts: Parts, owner: Owner, job_id: str) -> JobObject:
     """A queued job ends at once, a running one within a second, with the text it has. One that has ended stays as
     it is."""
     before = parts.store.get(check_id("job", job_id), owner=owner)
     if before.state in ENDED:
         return read_job(parts.store, job_id, owner)
-    state = JobState(parts.store.cancel(job_id, owner=owner).state)
-    if state in ENDED:
-        after_reply.add_task(parts.announcer.ended, job_id, state)
-    else:
-        after_reply.add_task(parts.announcer.cancel_requested, [job_id])
+    parts.announcer.cancelled(job_id, JobState(parts.store.cancel(job_id, owner=owner).state))
     return read_job(parts.store, job_id, owner)
 
 
 @router.delete(
     "/v1/jobs/{job_id}", response_model=DeletedJob, summary="Delete a job", responses=refusals(401, 404, 409, 503)
 )
-def delete(parts: Parts, owner: Owner, job_id: str, after_reply: BackgroundTasks) -> DeletedJob:
+def delete(parts: Parts, owner: Owner, job_id: str) -> DeletedJob:
     """Erase the prompt, the parameters, the text and the attempts of a job that has ended. From then on it is not there
     (404, `deleted`), nor is its response; deleting it again answers the same. A batch goes on counting its line, and
     files keep the lines they have: delete them too. Replays, and jobs that were answered with its text, are jobs of
     their own."""
     parts.store.delete(check_id("job", job_id), owner)
-    after_reply.add_task(parts.announcer.deleted, job_id)
+    parts.announcer.deleted(job_id)
     return DeletedJob(id=job_id)

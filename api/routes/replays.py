@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Depends, Query
+from fastapi import APIRouter, Depends, Query
 
 from api.keys import Maker
 from api.reading import check_id, read_job
@@ -27,12 +27,11 @@ def replay(
     parts: Annotated[Services, Depends(services)],
     maker: Maker,
     job_id: str,
-    after_reply: BackgroundTasks,
     priority: Annotated[Priority, Query(description="The queue it waits in.")] = Priority.INTERACTIVE,
 ) -> JobObject:
     """Run a job that succeeded again: same prompt, parameters, seed and row class. It is a job like any other; once
     it has ended, its `replay` says `match`, `differs` (with the first token that does) or `recipe_differs`."""
     job = parts.store.replay(check_id("job", job_id), maker.sees, priority=priority, quota=maker.quota)
     interactive = [job.id] if priority is Priority.INTERACTIVE else []
-    after_reply.add_task(parts.announcer.queued, interactive, 1 - len(interactive))
+    parts.announcer.queued(interactive, 1 - len(interactive))
     return read_job(parts.store, job.id, maker.sees)

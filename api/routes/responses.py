@@ -165,11 +165,7 @@ def cancel(parts: Parts, owner: Owner, response_id: str) -> dict[str, Any]:
     """As `/v1/jobs/{id}/cancel`. One that has ended stays as it is."""
     job = _job(parts, owner, response_id)
     if job.state not in ENDED:
-        state = JobState(parts.store.cancel(job.id, owner=owner).state)
-        if state in ENDED:
-            parts.announcer.ended(job.id, state)
-        else:
-            parts.announcer.cancel_requested([job.id])
+        parts.announcer.cancelled(job.id, JobState(parts.store.cancel(job.id, owner=owner).state))
     return _read(parts, owner, job.id)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from typing import Any
 
 import httpx
@@ -193,8 +195,11 @@ def test_a_caller_that_leaves_before_the_whole_answer_cancels_its_job(
     live: LiveServer, play: Callable[..., Player]
 ) -> None:
     play([PIECES[0], WAIT, END])
-    with pytest.raises(httpx.ReadTimeout):
-        live.client.post("/v1/chat/completions", json={"model": MODEL, "messages": CHAT}, timeout=0.5)
+    caller = HTTPConnection(httpx.URL(live.server.url).netloc.decode())
+    body = json.dumps({"model": MODEL, "messages": CHAT})
+    caller.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+    wait_until(lambda: live.store.list_jobs(state=JobState.RUNNING)[0])
+    caller.close()
     wait_until(lambda: only_job(live).state == JobState.CANCELLED)
 
 

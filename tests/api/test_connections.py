@@ -11,10 +11,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.api.stage import LiveServer
+from api import connections
+from jobs.states import JobState
+from tests.api.stage import LiveServer, run_to_end
 from tests.support.services import wait_until
 
-SOON = 0.2
+SOON = 0.6
 LONG = 60.0
 
 
@@ -37,6 +39,14 @@ def all_of(line: socket.socket) -> bytes:
     return b"".join(pieces)
 
 
+def send_fails(line: socket.socket, data: bytes) -> bool:
+    try:
+        line.sendall(data)
+    except OSError:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("first", [b"", b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-A: b"])
 def test_a_caller_whose_headers_do_not_come_is_hung_up_on(
     start_server: Callable[..., LiveServer], first: bytes
@@ -55,6 +65,56 @@ def test_a_second_request_has_no_more_time_than_the_first(start_server: Callable
         replies = all_of(line)
     assert replies.startswith(b"HTTP/1.1 200")
     assert b"HTTP/1.1 408" in replies
+
+
+@pytest.mark.parametrize(
+    ("rest", "status"), [(b"GET /health/live HT", b"408"), (b"GET / HTTP/1.1\r\nX-A: " + b"a" * 200_000, b"431")]
+)
+def test_a_reply_under_way_comes_whole_before_the_request_behind_it_is_refused(
+    start_server: Callable[..., LiveServer], rest: bytes, status: bytes
+) -> None:
+    server = start_server(header_seconds=SOON)
+    job_id = server.submit()
+    with connected(server) as line:
+        line.sendall(f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        begun = line.recv(65536)
+        line.sendall(rest)
+        wait_until(lambda: any(one._refusal for one in server.server.server_state.connections))
+        line.sendall(b"TP/1.1\r\nHost: x\r\n\r\n")  # too late
+        run_to_end(server.store, job_id)
+        server.writer.end(job_id, JobState.SUCCEEDED)
+        replies = begun + all_of(line)
+    assert replies.startswith(b"HTTP/1.1 200")
+    assert b"event: end" in replies
+    assert replies.count(b"HTTP/1.1") == 2
+    assert replies[replies.rindex(b"HTTP/1.1 ") :].startswith(b"HTTP/1.1 " + status)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_refusal_reaches_a_caller_who_goes_on_sending(
+    start_server: Callable[..., LiveServer], announced: bool
+) -> None:
+    server = start_server(max_body_bytes=2**20)
+    length = f"Content-Length: {2**24}" if announced else "Transfer-Encoding: chunked"
+    piece = b"x" * 2**16 if announced else b"10000\r\n" + b"x" * 2**16 + b"\r\n"
+    head = f"POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{length}\r\n\r\n"
+    with connected(server) as line:
+        line.sendall(head.encode())
+        for _ in range(2**24 // 2**16):
+            line.sendall(piece)
+        assert all_of(line).startswith(b"HTTP/1.1 413")
+    wait_until(lambda: not server.server.server_state.connections)
+
+
+def test_a_refused_caller_who_never_ends_is_hung_up_on(
+    start_server: Callable[..., LiveServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "LINGER_SECONDS", SOON)
+    server = start_server(header_seconds=SOON)
+    with connected(server) as line:
+        line.sendall(b"GET / HT")
+        assert all_of(line).startswith(b"HTTP/1.1 408")
+        wait_until(lambda: send_fails(line, b"TP" * 1024))
 
 
 def test_headers_without_end_are_refused(start_server: Callable[..., LiveServer]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.checked import CheckedLine, read
@@ -49,7 +49,7 @@ def assert_nothing_left(api: Api | LiveServer, home: Path) -> None:
     assert objects(home) == []
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(cut=st.integers(0, len(form(LINES)) - 5), end=st.sampled_from([b"", b"\r\n", b"--", b"\x00"]))
 def test_a_form_cut_anywhere_is_refused_and_leaves_nothing(api: Api, tmp_path: Path, cut: int, end: bytes) -> None:
     reply = api.client.post("/v1/files", content=form(LINES)[:cut] + end, headers=FORM)
@@ -58,7 +58,7 @@ def test_a_form_cut_anywhere_is_refused_and_leaves_nothing(api: Api, tmp_path: P
     assert_nothing_left(api, tmp_path)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(cuts=st.sets(st.integers(1, len(form(LINES)) - 1), max_size=12))
 def test_a_form_is_the_same_wherever_its_pieces_end(api: Api, cuts: set[int]) -> None:
     whole, places = form(LINES), [0, *sorted(cuts), len(form(LINES))]

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.errors import Refusal
@@ -84,7 +84,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 any_line = good.map(as_bytes) | spoilt().map(as_bytes) | damaged() | st.binary(max_size=40) | values.map(as_bytes)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(
     lines=st.lists(any_line, min_size=1, max_size=8), ends=st.sampled_from([b"\n", b"\r\n"]), pieces=st.integers(1, 300)
 )
@@ -108,7 +108,7 @@ def test_each_line_that_is_not_blank_is_a_job_or_an_error_with_its_number(
     assert found == check(data, model, 100_000)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(body=st.binary(max_size=300) | st.lists(any_line, max_size=4).map(b"\n".join))
 def test_no_upload_whatever_it_holds_is_a_fault_of_ours(api: Api, body: bytes) -> None:
     reply = upload(api, body)
@@ -117,7 +117,7 @@ def test_no_upload_whatever_it_holds_is_a_fault_of_ours(api: Api, body: bytes) -
     assert bare.status_code == 400, bare.text
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(lines=st.lists(st.binary(max_size=60), max_size=12), piece_bytes=st.integers(1, 40))
 def test_lines_are_the_same_in_any_pieces(lines: list[bytes], piece_bytes: int) -> None:
     data = b"\n".join(lines)
@@ -128,7 +128,7 @@ def test_lines_are_the_same_in_any_pieces(lines: list[bytes], piece_bytes: int) 
     assert found == whole.feed(data) + whole.finish()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.binary(max_size=300), piece_bytes=st.integers(1, 50), first=st.booleans())
 def test_a_form_is_the_same_in_any_pieces(data: bytes, piece_bytes: int, first: bool) -> None:
     if b"--BOUNDARY" in data:
@@ -184,7 +184,7 @@ def test_a_prefix_is_long_or_short_or_none() -> None:
     assert prefix_of(long[:256]) == prefix_of(long)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(line=good | spoilt(), again=st.lists(st.text(max_size=5), min_size=1, max_size=3), seed=st.integers(-1, 2**32))
 def test_a_body_that_is_recognised_makes_the_draft_that_it_would_make_unknown(
     model: ServedModel, line: dict[str, Any], again: list[str], seed: int

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from redis.client import PubSub
 
+from api.reading import accepted
+from api.routes import jobs as jobs_routes
 from jobs.events import CANCEL_CHANNEL, DISPATCH_CHANNEL, job_channel
 from jobs.records import Failed
 from jobs.states import JobState
@@ -40,12 +42,22 @@ def test_a_job_is_accepted_stored_and_published(api: Api) -> None:
     assert (job["parameters"]["temperature"], job["parameters"]["max_tokens"]) == (0, 100)
     assert (job["status_url"], job["events_url"]) == (f"/v1/jobs/{job['id']}", f"/v1/jobs/{job['id']}/events")
     assert datetime.fromisoformat(job["created_at"]).utcoffset() == timedelta(0)
-    assert api.store.get(job["id"]).published_at is not None
+    wait_until(lambda: api.store.get(job["id"]).published_at is not None)
     assert api.queue_lengths() == (1, 0)
+
+
+def test_the_message_goes_out_while_the_reply_is_put_together(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def accepted_late(*given: Any) -> Any:
+        wait_until(lambda: api.queue_lengths() == (1, 0))
+        return accepted(*given)
+
+    monkeypatch.setattr(jobs_routes, "accepted", accepted_late)
+    assert api.client.post("/v1/jobs", json={"prompt": "Ice"}).status_code == 202
 
 
 def test_the_message_in_the_queue_holds_no_prompt(api: Api) -> None:
     api.submit(prompt="a-very-secret-prompt")
+    wait_until(lambda: api.queue_lengths() == (1, 0))
     (message,) = api.redis.lrange("interactive", 0, -1)
     assert b"secret" not in message
 
@@ -138,7 +150,7 @@ def test_a_thousand_jobs_are_taken_at_once(start_api: Callable[..., Api]) -> Non
 
 def test_an_interactive_job_in_a_list_is_published_at_once(api: Api) -> None:
     api.client.post("/v1/jobs", json={"jobs": [{"prompt": "x", "priority": "interactive"}, {"prompt": "y"}]})
-    assert api.queue_lengths() == (1, 0)
+    wait_until(lambda: api.queue_lengths() == (1, 0))
 
 
 @pytest.mark.parametrize("body", [{"prompt": "x"}, {"jobs": [{"prompt": "x"}, {"prompt": "y"}]}])

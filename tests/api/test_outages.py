@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from jobs.errors import QueueUnavailable
 from jobs.store import Store
 from tests.api.stage import CONTEXT_TOKENS, MODEL, NO_REDIS, Api
 from tests.support.models import DEMO_MODEL, VOCABULARY
+from tests.support.services import wait_until
 
 
 @pytest.fixture
@@ -131,12 +134,96 @@ def test_after_a_failed_publish_nobody_waits_for_redis_for_a_moment(api: Api) ->
     now = [0.0]
     queue = _DeadQueue()
     announcer = Announcer(api.store, queue, api.writer, clock=lambda: now[0])  # type: ignore[arg-type]
-    announcer.queued(["job_1"], 0)
-    announcer.queued(["job_2"], 0)
+    announcer.queued(["job_1"], 0).result(20)
+    announcer.queued(["job_2"], 0).result(20)
     assert queue.num_calls == 1
     now[0] = 1.5
-    announcer.queued(["job_3"], 0)
+    announcer.queued(["job_3"], 0).result(20)
+    announcer.close()
     assert queue.num_calls == 2
+
+
+def test_a_redis_that_hangs_keeps_no_thread_from_the_next_request(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+    monkeypatch.setattr(api.services.announcer._writer, "wake_dispatcher", lambda: free.wait(60))
+    body = {"jobs": [{"prompt": "x"}]}
+    with ThreadPoolExecutor(61) as callers:
+        replies = [
+            callers.submit(api.client.post, "/v1/jobs", json=body) for _ in range(60)
+        ]  # more than it has threads
+        wait_until(lambda: api.num_jobs() == len(replies))
+        try:
+            assert callers.submit(api.client.get, "/v1/jobs").result(20).status_code == 200
+        finally:
+            free.set()
+        assert {reply.result(30).status_code for reply in replies} == {202}
+
+
+def test_cancels_that_redis_does_not_take_keep_no_thread_either(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+    ids = [job["id"] for job in api.client.post("/v1/jobs", json={"jobs": [{"prompt": "x"}] * 60}).json()["data"]]
+    for name in ("end", "cancel", "forget"):
+        monkeypatch.setattr(api.services.announcer._writer, name, lambda *_: free.wait(60))
+    with ThreadPoolExecutor(61) as callers:
+        try:
+            replies = [callers.submit(api.client.post, f"/v1/jobs/{job_id}/cancel") for job_id in ids]
+            assert {reply.result(20).json()["state"] for reply in replies} == {"cancelled"}
+            replies = [callers.submit(api.client.delete, f"/v1/jobs/{job_id}") for job_id in ids]
+            assert {reply.result(20).status_code for reply in replies} == {200}
+        finally:
+            free.set()
+
+
+def test_what_cannot_be_told_fails_nobody_and_the_next_is_told(
+    api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
+
+    def forget(job_id: str) -> bool:
+        told.append(job_id)
+        raise ValueError("a-very-secret-prompt")
+
+    monkeypatch.setattr(api.writer, "forget", forget)
+    announcer = Announcer(api.store, _DeadQueue(), api.writer)  # type: ignore[arg-type]
+    announcer.deleted("job_1").result(20)
+    announcer.deleted("job_2").result(20)
+    announcer.close()
+    announcer.deleted("job_3").result(20)
+    assert told == ["job_1", "job_2"]
+    logged = capsys.readouterr()
+    assert "ValueError" in logged.out + logged.err
+    assert "secret" not in logged.out + logged.err
+
+
+def test_a_server_that_closes_tells_what_it_has_accepted(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on, told = threading.Event(), threading.Event(), threading.Semaphore(0)
+
+    def wake() -> bool:
+        begun.set()
+        told.release()
+        return go_on.wait(20)
+
+    monkeypatch.setattr(api.writer, "wake_dispatcher", wake)
+    announcer = Announcer(api.store, _DeadQueue(), api.writer)  # type: ignore[arg-type]
+    waiting = [announcer.queued([], 1) for _ in range(20)]
+    assert begun.wait(20)
+    with ThreadPoolExecutor(1) as stopping:
+        closed = stopping.submit(announcer.close)
+        go_on.set()
+        closed.result(20)
+    assert all(future.done() for future in waiting)
+    assert sum(told.acquire(blocking=False) for _ in range(21)) == 20
+
+
+def test_after_a_failed_ring_nobody_rings_for_a_moment(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    rings: list[float] = []
+    now = [0.0]
+    monkeypatch.setattr(api.writer, "wake_dispatcher", lambda: bool(rings.append(now[0])))
+    announcer = Announcer(api.store, _DeadQueue(), api.writer, clock=lambda: now[0])  # type: ignore[arg-type]
+    for now[0] in (0.0, 0.5, 1.5):
+        announcer.queued([], 1).result(20)
+    announcer.close()
+    assert rings == [0.0, 1.5]
 
 
 def test_an_unforeseen_error_is_a_500_that_tells_nothing(
