@@ -13,12 +13,9 @@ Runs as a thread of the dispatcher's process. `python -m jobs.clerk` runs it alo
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -41,6 +38,7 @@ from jobs.settings import Settings
 from jobs.signals import stop_at_signals
 from jobs.store import Store
 from jobs.tables import Batch
+from jobs.tenure import Tenure
 
 log = structlog.get_logger("penstock.clerk")
 
@@ -53,6 +51,8 @@ HOUSE_ROUND_SECONDS = 0.5
 """Housekeeping takes no more than about so much of a round."""
 ASIDE_SECONDS = 60.0
 """A batch that cannot be worked on, and housekeeping that failed, are tried again after so long."""
+IDLE_SECONDS = 2.0
+"""Between two rounds while no batch is open: whoever makes one rings."""
 OUTAGE_SECONDS = 1.0
 STOP_SECONDS = 10.0
 """A process that stops waits so long for its clerk. What a slow storage keeps it from is done by the next one."""
@@ -71,33 +71,8 @@ class Round:
     num_written: int = 0
     num_finished: int = 0
     more: bool = False
-
-
-class Tenure:
-    """Holds the office, and asks the database for it every third of its term."""
-
-    def __init__(self, store: Store, holder: str, monotonic: Callable[[], float]) -> None:
-        self._store = store
-        self._holder = holder
-        self._monotonic = monotonic
-        self._asked_at = float("-inf")
-        self._leads = False
-
-    def held(self) -> bool:
-        now = self._monotonic()
-        if now - self._asked_at >= self._store.settings.leader_seconds / 3:
-            leads = self._store.hold_office(OFFICE, self._holder)
-            if leads != self._leads:
-                log.info("office_taken" if leads else "office_lost", holder=self._holder)
-            self._leads, self._asked_at = leads, now
-        return self._leads
-
-    def resign(self) -> None:
-        """Leave the office to the other one at once."""
-        if self._leads:
-            self._leads, self._asked_at = False, float("-inf")
-            with suppress(PenstockError):
-                self._store.resign_office(OFFICE, self._holder)
+    idle: bool = False
+    """No batch is open."""
 
 
 class Clerk:
@@ -121,8 +96,7 @@ class Clerk:
         self._events = EventWriter(redis)
         self._monotonic = monotonic
         self._stop = threading.Event()
-        holder = holder or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._tenure = Tenure(store, holder, monotonic)
+        self._tenure = Tenure(store, OFFICE, store.settings.leader_seconds, holder=holder, monotonic=monotonic)
         self._results = ResultFiles(store, vault, self._keep)
         clocks = {"monotonic": monotonic} | ({} if now is None else {"now": now})
         self._retention = Retention(store, vault, **clocks)  # type: ignore[arg-type]
@@ -143,6 +117,7 @@ class Clerk:
         done = Round()
         with suppress(_Stopped):
             batches = self._store.unfinished_batches()
+            done.idle = not batches
             self._forget_finished(batches)
             for batch in self._in_turn(batches):
                 self._keep()
@@ -285,10 +260,10 @@ class Clerk:
         bell, outage = Bell(self._redis), Outage()
         while not stop.is_set():
             try:
-                more = self.step().more
+                done = self.step()
                 outage.over()
-                if not more:
-                    bell.wait(min(1.0, self._settings.file_interval_seconds), stop)
+                if not done.more:
+                    bell.wait(IDLE_SECONDS if done.idle else min(1.0, self._settings.file_interval_seconds), stop)
             except (StoreUnavailable, StorageUnavailable) as error:
                 outage.began(error)
                 stop.wait(OUTAGE_SECONDS)

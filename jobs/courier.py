@@ -9,14 +9,10 @@ Logs name deliveries by id, never by URL: that may hold a secret of its owner's.
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 
 import stamina
@@ -27,6 +23,7 @@ from jobs.posting import Postman
 from jobs.settings import Settings
 from jobs.store import Store
 from jobs.store.deliveries import CLAIM_MARGIN_SECONDS
+from jobs.tenure import Tenure
 from jobs.webhooks import DueDelivery, Tried, message, signed_headers
 
 log = structlog.get_logger("penstock.courier")
@@ -34,6 +31,9 @@ log = structlog.get_logger("penstock.courier")
 OFFICE = "courier"
 MAX_ATTEMPTS_AT_ONCE = 32
 POLL_SECONDS = 0.5
+IDLE_SECONDS = 1.0
+"""Between two rounds where nothing was due for a minute."""
+BUSY_SECONDS = 60.0
 OUTAGE_SECONDS = 2.0
 STOP_SECONDS = 3.0
 """So long a stopping courier waits for its attempts. What is left is found interrupted, and tried again."""
@@ -54,10 +54,9 @@ class Courier:
         self._store = store
         self._settings = settings
         self._postman = postman or Postman(allow_private=settings.webhook_allow_private)
-        self._holder = holder or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._monotonic = monotonic
-        self._leads = False
-        self._asked_at = float("-inf")
+        self._tenure = Tenure(store, OFFICE, settings.leader_seconds, holder=holder, monotonic=monotonic)
+        self._due_at = float("-inf")
         self._lock = threading.Lock()
         self._running: dict[threading.Thread, str] = {}
         self._hand_free = threading.Event()
@@ -70,22 +69,16 @@ class Courier:
         """
         busy = self._busy()
         free = MAX_ATTEMPTS_AT_ONCE - busy.total()
-        if free <= 0 or not self._hold_office():
+        if free <= 0 or not self._tenure.held():
             return 0
         # The time of an attempt counts from before its claim: it is over while the claim holds.
         until = self._monotonic() + self._settings.webhook_timeout_seconds
         due = self._store.due_deliveries(free, busy)
+        if due:
+            self._due_at = self._monotonic()
         for one in due:
             self._begin(one, until)
         return len(due)
-
-    def _hold_office(self) -> bool:
-        """Ask the database three times a term. Two couriers for a moment do no harm: claims keep them apart."""
-        now = self._monotonic()
-        if now - self._asked_at >= self._settings.leader_seconds / 3:
-            self._leads = self._store.hold_office(OFFICE, self._holder)
-            self._asked_at = now
-        return self._leads
 
     def _busy(self) -> Counter[str]:
         with self._lock:
@@ -136,7 +129,8 @@ class Courier:
     def run(self, stop: threading.Event) -> None:
         """Run rounds until `stop`: now and then, and at once when an attempt has ended."""
         while not stop.is_set():
-            wait_seconds = POLL_SECONDS
+            idle = self._monotonic() - self._due_at > BUSY_SECONDS
+            wait_seconds = IDLE_SECONDS if idle else POLL_SECONDS
             self._hand_free.clear()
             try:
                 self.step()
@@ -151,9 +145,7 @@ class Courier:
         until = time.monotonic() + STOP_SECONDS
         for thread in list(self._running):
             thread.join(max(0.0, until - time.monotonic()))
-        if self._leads:
-            with suppress(PenstockError):
-                self._store.resign_office(OFFICE, self._holder)
+        self._tenure.resign()
 
 
 def _next(tried: Tried, next_attempt_at: datetime | None) -> str:

@@ -15,12 +15,9 @@ culprit's attempts are ever spent by it. See `ops/decisions/0006-the-last-attemp
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -33,7 +30,7 @@ from redis.exceptions import RedisError, ResponseError
 from jobs import clerk, courier
 from jobs.bell import Bell, Outage
 from jobs.database import open_engine
-from jobs.errors import PenstockError, QueueUnavailable, StoreUnavailable
+from jobs.errors import QueueUnavailable, StoreUnavailable
 from jobs.events import SENTINEL_KEY, EventWriter, open_redis
 from jobs.logs import configure_logs
 from jobs.metrics.dispatching import RoundMeter
@@ -46,6 +43,7 @@ from jobs.signals import stop_at_signals
 from jobs.states import JobState, Priority
 from jobs.store import Store
 from jobs.store.progress import SAMPLE_SECONDS
+from jobs.tenure import Tenure
 from jobs.tracing import TracingUnavailable, start_tracing
 
 log = structlog.get_logger("penstock.dispatcher")
@@ -53,6 +51,8 @@ log = structlog.get_logger("penstock.dispatcher")
 OFFICE = "dispatcher"
 MAX_WAIT_SECONDS = 1.0
 """Rounds come no further apart than this while something is down: recovery is noticed within it."""
+IDLE_SECONDS = 1.5
+"""The same while no job waits at all."""
 MIN_REST_SECONDS = 0.02
 EXIT_SETTINGS = 2
 MANY_SWEPT = 500
@@ -82,7 +82,9 @@ class Round:
 def rest_seconds(done: Round, interval_seconds: float, since_seconds: float) -> float:
     """How long to wait for a ring before the next round. `since_seconds`: from the last round's end to this one's.
 
-    At most the interval. At once where more interactive jobs may wait, or more than half the window had been used up:
+    At most the interval, or twice that (up to a second) where nothing was found to do, or three times that where no job
+    waits: each round takes a core from the engine for a moment, and what cannot wait rings. No longer than until the
+    next lease or deadline. At once where more interactive jobs may wait, or more than half the window had been used up:
     lines are short then. Half as long as the round took where the sweep found much: there may be more, and the other
     writers of a SQLite get their turns. Else until about half the window should be used up, going by how much was.
     """
@@ -90,6 +92,11 @@ def rest_seconds(done: Round, interval_seconds: float, since_seconds: float) -> 
     if done.refilled or drained or len(done.published.interactive) > 0:
         return 0.0
     rest = interval_seconds
+    if not done.published.batch and not done.swept.num_moved:
+        idle = done.leads and not done.published.waits
+        rest = max(rest, min(3 * rest, IDLE_SECONDS) if idle else min(2 * rest, MAX_WAIT_SECONDS))
+        if done.swept.seconds_to_next is not None:
+            rest = min(rest, done.swept.seconds_to_next + MIN_REST_SECONDS)
     if done.swept.num_moved >= MANY_SWEPT:
         rest = min(rest, done.seconds / 2)
     if done.published.batch and since_seconds > 0:
@@ -118,10 +125,8 @@ class Dispatcher:
         self._redis = redis
         self._settings = settings
         self._events = EventWriter(redis, snapshot_seconds=settings.snapshot_seconds)
-        self._holder = holder or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._tenure = Tenure(store, OFFICE, settings.leader_seconds, holder=holder, monotonic=monotonic)
         self._monotonic = monotonic
-        self._leads = False
-        self._asked_at = float("-inf")
         self._sampled_at = float("-inf")
         self._store_away = False
         self._spare_leases_until = float("-inf")
@@ -141,7 +146,7 @@ class Dispatcher:
 
     def _round(self) -> Round:
         begun = self._monotonic()
-        leads, spare_leases = self._hold_office(), self._just_back()
+        leads, spare_leases = self._tenure.held(), self._just_back()
         if not leads:
             return Round(leads=False)
         refilled, published, trouble = self._urgent()
@@ -164,21 +169,6 @@ class Dispatcher:
         except QueueUnavailable as error:
             return False, (), error
 
-    def _hold_office(self) -> bool:
-        """Ask the database, but not in every round: an answer is good for a third of the office's term.
-
-        The local clock only ever makes us ask sooner. A round that outlives the term (a stopped process) may overlap
-        with the next leader's; both then publish the same messages, which is harmless.
-        """
-        now = self._monotonic()
-        if now - self._asked_at < self._settings.leader_seconds / 3:
-            return self._leads
-        leads = self._store.hold_office(OFFICE, self._holder)
-        if leads != self._leads:
-            log.info("office_taken" if leads else "office_lost", holder=self._holder)
-        self._leads, self._asked_at = leads, now
-        return leads
-
     def _just_back(self) -> bool:
         """Whether the database has only just come back."""
         now = self._monotonic()
@@ -191,10 +181,7 @@ class Dispatcher:
 
     def resign(self) -> None:
         """Leave the office to the other one at once."""
-        if self._leads:
-            self._leads = False
-            with suppress(PenstockError):
-                self._store.resign_office(OFFICE, self._holder)
+        self._tenure.resign()
 
     def _announce(self, swept: SweepReport) -> None:
         """Tell those who follow the jobs. After the commits; a lost event is found in the database by who looks."""
@@ -222,7 +209,7 @@ class Dispatcher:
         if self._redis.exists(SENTINEL_KEY):
             return False
         self._store.unpublish_all()
-        self._redis.set(SENTINEL_KEY, self._holder)
+        self._redis.set(SENTINEL_KEY, self._tenure.holder)
         log.info("redis_was_empty", next="every queued job is published again, as the window allows")
         return True
 

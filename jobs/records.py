@@ -145,6 +145,7 @@ class SweepReport:
     """What one sweep changed; ids of the jobs that somebody may follow.
 
     Batch lines that never had a message out are only counted: there may be a million, and nobody follows them.
+    `seconds_to_next`: until the first lease or deadline that was to come; None without one.
     """
 
     requeued: Sequence[str] = ()
@@ -153,6 +154,7 @@ class SweepReport:
     cancelled: Sequence[str] = ()
     num_more_expired: int = 0
     num_more_cancelled: int = 0
+    seconds_to_next: float | None = None
 
     def __bool__(self) -> bool:
         return self.num_moved > 0
@@ -179,12 +181,14 @@ class Publishable:
 
     `again`: those of the batch lines that ran before. Their messages go before the ones that wait.
     `window`: how many batch lines may be in flight; 0 where only interactive jobs were asked for.
+    `waits`: whether any job has no message yet, these among them; not known where only interactive ones were asked for.
     """
 
     interactive: Sequence[str] = ()
     batch: Sequence[str] = ()
     again: Sequence[str] = ()
     window: int = 0
+    waits: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.interactive or self.batch)

@@ -192,7 +192,9 @@ class Settings(BaseSettings):
 
     # Dispatch
     dispatch_interval_seconds: Annotated[float, Field(gt=0)] = Field(
-        default=0.5, description="Longest pause between two rounds of the dispatcher."
+        default=0.5,
+        description="Longest pause between two rounds of the dispatcher; twice as long, up to a second, while there is "
+        "nothing to do, and three times as long, up to a second and a half, while no job waits.",
     )
     dispatch_window: Annotated[int, Field(ge=1)] = Field(
         default=256,
@@ -204,7 +206,7 @@ class Settings(BaseSettings):
         description="A queued job whose message has not been taken for so long is published again.",
     )
     leader_seconds: Annotated[float, Field(gt=0)] = Field(
-        default=3.0, description="How long a silent leading dispatcher keeps its office."
+        default=6.0, description="How long a silent leading dispatcher keeps its office."
     )
 
     # Events

@@ -40,7 +40,9 @@ def make_worker_app(settings: Settings, make_station: Callable[[Settings], Stati
     def generate(task: Any, job_id: str) -> str:
         if station.draining:
             raise Reject("draining", requeue=True)  # another worker's, then
-        return station.run(job_id, trace=task.request.get(TRACEPARENT), task_id=task.request.id)
+        request = task.request
+        queue = (request.delivery_info or {}).get("routing_key")
+        return station.run(job_id, trace=request.get(TRACEPARENT), task_id=request.id, queue=queue)
 
     return app
 

@@ -33,6 +33,8 @@ from jobs.transcript import Kept, kept_of
 from worker.engine.generation import TextDelta
 
 RecipeOf = Callable[[TextDelta], str | None]
+CALM_SECONDS = 0.5
+"""Between two looks while nobody follows any job."""
 REST_SECONDS = 1.0
 """After a write that failed: so long nothing is tried."""
 
@@ -111,12 +113,13 @@ class Broadcaster:
         self._new: deque[Sequence[TextDelta]] = deque()
         self._ends: deque[tuple[str, JobState]] = deque()
         self._some = threading.Event()
-        self._interest.on_news = self._some.set
+        self._interest.on_news = self._hear_news
         self._stopping = threading.Event()
         self._streams: dict[str, _Stream] = {}
         self._fresh: set[str] = set()
         """Streams, not on demand, of which readers have seen nothing: their first text waits for no interval."""
         self._urgent = threading.Event()
+        self._is_calm = False
         self._flushing = threading.Lock()
         self._rest_until = 0.0
         self._thread = threading.Thread(target=self._run, name="broadcaster", daemon=True)
@@ -171,6 +174,8 @@ class Broadcaster:
         """A job on demand has ended, and the end is stored: told with the next flush."""
         self._ends.append((job_id, state))
         self._wake()
+        if self._interest.wants(job_id):
+            self._urgent.set()
 
     def num_tokens(self) -> dict[str, int]:
         """Completion tokens so far of every open stream, by job."""
@@ -184,6 +189,7 @@ class Broadcaster:
     def _flush(self) -> None:
         self._take_in()
         wanted = [stream for stream in list(self._streams.values()) if self._wanted(stream)]
+        self._is_calm = not wanted
         if wanted and self._clock() >= self._rest_until and not (self._tell_starts(wanted) and self._tell_text(wanted)):
             self._rest_until = self._clock() + REST_SECONDS
 
@@ -226,14 +232,19 @@ class Broadcaster:
         if not self._some.is_set():
             self._some.set()
 
+    def _hear_news(self) -> None:
+        self._some.set()
+        self._urgent.set()
+
     def _run(self) -> None:
-        """The first text of a job goes out at once; what comes within the interval after it goes together."""
+        """The first text of a job goes out at once; what comes within the interval after it goes together. While nobody
+        follows anything there is only to be counted: each look takes a core from the engine for a moment."""
         while not self._stopping.is_set():
             self._some.wait()
             self._some.clear()
             self.flush()
             self._tell_ends()
-            self._urgent.wait(self._interval_seconds)
+            self._urgent.wait(max(self._interval_seconds, CALM_SECONDS) if self._is_calm else self._interval_seconds)
             self._urgent.clear()
         self.flush()
         self._tell_ends()

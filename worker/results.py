@@ -1,9 +1,10 @@
 """Stores how attempts ended, many in one transaction.
 
-A commit costs a flush of the disk whatever is in it. The first end is written at once; those that come while it is
-being written go together into the next transaction. While the database is away the ends are held and tried again
-until they are stored or the store says that the lease is lost. Nothing is dropped, and nobody is told that a result
-is stored before it is durable.
+A commit costs a flush of the disk whatever is in it, and milliseconds of a processor. An interactive end is written at
+once; a batch line's waits an instant for those of the same step of the engine, unless a slot stands empty, and the
+worker may take its next line the sooner for it. What comes while others are being written goes together into the next
+transaction. While the database is away the ends are held and tried again until they are stored or the store says that
+the lease is lost. Nothing is dropped, and nobody is told that a result is stored before it is durable.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -24,6 +25,8 @@ logger = logging.getLogger("penstock.results")
 MAX_GROUP = 128
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 2.0
+GATHER_SECONDS = 0.02
+"""How long a batch line's end waits for others: a step ends several, each told by a thread of its own."""
 _GIVEN_UP = "the worker stopped before the database came back"
 
 Stored = JobState | LeaseLost
@@ -36,8 +39,9 @@ class Finishes(Protocol):
 
 
 class _End:
-    def __init__(self, ref: AttemptRef, outcome: Outcome) -> None:
+    def __init__(self, ref: AttemptRef, outcome: Outcome, *, at_once: bool) -> None:
         self.pair = (ref, outcome)
+        self.at_once = at_once
         self.stored: Future[JobState] = Future()
 
     def settle(self, answer: Stored) -> None:
@@ -48,10 +52,13 @@ class _End:
 
 
 class ResultWriter:
-    """One thread that writes. `finish` may be called from any thread, and waits until its end is durable."""
+    """One thread that writes. `finish` may be called from any thread, and waits until its end is durable.
 
-    def __init__(self, store: Finishes) -> None:
+    `is_short`: as of `ClaimWriter`."""
+
+    def __init__(self, store: Finishes, is_short: Callable[[], bool] = lambda: False) -> None:
         self._store = store
+        self._is_short = is_short
         self._waiting: deque[_End] = deque()
         self._some = threading.Condition()
         self._closing = self._gave_up = False
@@ -61,15 +68,16 @@ class ResultWriter:
     def start(self) -> None:
         self._thread.start()
 
-    def finish(self, ref: AttemptRef, outcome: Outcome) -> JobState:
+    def finish(self, ref: AttemptRef, outcome: Outcome, *, at_once: bool = True) -> JobState:
         """Store one end. Returns the job's state after it; raises LeaseLost when the attempt is stale, and
-        StoreUnavailable only when the worker stops before the database comes back."""
-        end = _End(ref, outcome)
+        StoreUnavailable only when the worker stops before the database comes back. `at_once`: somebody waits for it."""
+        end = _End(ref, outcome, at_once=at_once)
         with self._some:
             if self._gave_up:
                 raise StoreUnavailable(_GIVEN_UP)
             self._waiting.append(end)
-            self._some.notify()
+            if at_once or len(self._waiting) in (1, MAX_GROUP):  # else the writer is awake, or waits for time only
+                self._some.notify()
         return end.stored.result()
 
     def close(self, timeout_seconds: float) -> int:
@@ -103,9 +111,14 @@ class ResultWriter:
         """What could not be stored yet, and what came since; empty only when closing."""
         with self._some:
             self._some.wait_for(lambda: held or self._waiting or self._closing)
+            self._some.wait_for(self._is_pressing, GATHER_SECONDS)
             while self._waiting and len(held) < MAX_GROUP:
                 held.append(self._waiting.popleft())
             return held
+
+    def _is_pressing(self) -> bool:
+        full = len(self._waiting) >= MAX_GROUP
+        return self._closing or full or any(end.at_once for end in self._waiting) or self._is_short()
 
     def _write(self, group: list[_End]) -> None:
         try:

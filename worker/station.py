@@ -64,6 +64,12 @@ def worker_name() -> str:
     return f"penstock@{socket.gethostname()[:80]}-{os.getpid()}"
 
 
+def batch_slots(settings: Settings) -> int:
+    """Slots that batch lines may take."""
+    options = options_of(settings)
+    return options.tile_slots or options.slots
+
+
 def batch_limit(settings: Settings) -> int:
     """Batch lines held at once: one for each slot that is not in reserve, and as many again to follow them, so that a
     slot that falls free is taken in the next step.
@@ -132,8 +138,9 @@ class Station:
         settings, loaded = self.settings, self._loaded
         events = EventWriter(self._redis, snapshot_seconds=settings.snapshot_seconds)
         self._leases = LeaseKeeper(self._store, self.name, settings.lease_seconds)
-        self._claims = ClaimWriter(self._store, self.name)
-        self._results = ResultWriter(self._store)
+        self._num_batch_slots = batch_slots(settings)
+        self._claims = ClaimWriter(self._store, self.name, self._is_short)
+        self._results = ResultWriter(self._store, self._is_short)
         interest = Interest()
         self._broadcaster = Broadcaster(events, settings.event_interval_seconds, interest=interest)
         self._engine = self._make_engine(loaded)
@@ -182,6 +189,11 @@ class Station:
         )
         self._expose()
 
+    def _is_short(self) -> bool:
+        """Whether a slot for batch lines stands empty, and no line waits for one."""
+        stats = self._engine.stats()
+        return stats.waiting == 0 and stats.busy_slots < self._num_batch_slots
+
     def _expose(self) -> None:
         watch_store(self.registry, self._store, standing=False)
         loaded = self._loaded
@@ -218,8 +230,11 @@ class Station:
     def draining(self) -> bool:
         return self._drain.begun.is_set()
 
-    def run(self, job_id: str, *, trace: str | None = None, task_id: str | None = None) -> str:
-        """One message's job; on a thread of the pool. `trace`: the message's `traceparent`; `task_id`: Celery's."""
+    def run(
+        self, job_id: str, *, trace: str | None = None, task_id: str | None = None, queue: str | None = None
+    ) -> str:
+        """One message's job; on a thread of the pool. `trace`: the message's `traceparent`; `task_id`: Celery's;
+        `queue`: where it came from."""
         if self._desk is None:
             raise RuntimeError("the station is not open")
         began = time.monotonic()
@@ -228,7 +243,7 @@ class Station:
             tracing.span("attempt", kind="consumer", parent=trace, attributes={"job": job_id, "worker": self.name}),
             self._teller.running(job_id, task_id),
         ):
-            result = run_job(job_id, self._desk)
+            result = run_job(job_id, self._desk, at_once=queue != Priority.BATCH)
             tracing.note(result=result)
             log.info("attempt_over", result=result, seconds=round(time.monotonic() - began, 3))
             return result

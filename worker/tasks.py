@@ -114,12 +114,13 @@ class Desk:
     meter: JobMeter = field(default_factory=JobMeter)
 
 
-def run_job(job_id: str, desk: Desk) -> str:
-    """Run one attempt of a job, if there is one to run. Returns a word on how it went, for Flower."""
+def run_job(job_id: str, desk: Desk, *, at_once: bool = True) -> str:
+    """Run one attempt of a job, if there is one to run. Returns a word on how it went, for Flower. `at_once`: whether
+    somebody waits for it, as far as its message says."""
     with desk.leases.watch(job_id) as lease:
         try:
             with desk.company.together():
-                job = _claim(lease, desk, in_company=True)
+                job = _claim(lease, desk, in_company=True, at_once=at_once)
                 if job is not None:
                     return _run(job, lease, desk)
             if _runs_alone(job_id, desk):
@@ -153,9 +154,9 @@ def _runs_alone(job_id: str, desk: Desk) -> bool:
         return False  # the dispatcher publishes it again
 
 
-def _claim(lease: Lease, desk: Desk, *, in_company: bool) -> ClaimedJob | None:
+def _claim(lease: Lease, desk: Desk, *, in_company: bool, at_once: bool = True) -> ClaimedJob | None:
     try:
-        return _claimed(lease, desk, in_company=in_company)
+        return _claimed(lease, desk, in_company=in_company, at_once=at_once)
     except StoreUnavailable:
         return _claim_patiently(lease, desk, in_company=in_company)
 
@@ -171,9 +172,12 @@ def _claim_patiently(lease: Lease, desk: Desk, *, in_company: bool) -> ClaimedJo
     return job
 
 
-def _claimed(lease: Lease, desk: Desk, *, in_company: bool) -> ClaimedJob | None:
+def _claimed(lease: Lease, desk: Desk, *, in_company: bool, at_once: bool = True) -> ClaimedJob | None:
     asked_at = time.monotonic()
-    job = desk.claims.claim(lease.job_id) if in_company else desk.store.claim(lease.job_id, desk.worker)
+    if in_company:
+        job = desk.claims.claim(lease.job_id, at_once=at_once)
+    else:
+        job = desk.store.claim(lease.job_id, desk.worker)
     if job is not None:
         lease.hold(job, asked_at)
     return job
@@ -261,7 +265,7 @@ def _finish(job: ClaimedJob, outcome: Outcome, desk: Desk) -> str:
     ref = job.ref
     try:
         with tracing.span("store"):
-            state = _store(ref, outcome, desk)
+            state = _store(ref, outcome, desk, at_once=not _on_demand(job))
     except LeaseLost:
         return LEASE_LOST
     except StoreUnavailable:
@@ -277,9 +281,9 @@ def _finish(job: ClaimedJob, outcome: Outcome, desk: Desk) -> str:
     return str(state)
 
 
-def _store(ref: AttemptRef, outcome: Outcome, desk: Desk) -> JobState:
+def _store(ref: AttemptRef, outcome: Outcome, desk: Desk, *, at_once: bool) -> JobState:
     try:
-        return desk.results.finish(ref, outcome)
+        return desk.results.finish(ref, outcome, at_once=at_once)
     except StoreRefused as error:  # another try would make the same row
         logger.error("The end of %s cannot be stored: %s", ref.job_id, error)
         refused = Failed("store_refused", "The database refused the result.", retryable=False)

@@ -20,9 +20,10 @@ from kombu.transport import redis, virtual
 from redis.exceptions import RedisError
 
 RETRY_SECONDS = 1.0
-BRPOP_SECONDS = 0.1
+BRPOP_SECONDS = 1.0
 """How long one wait for a message lasts at most. A queue that the gate opens joins in with the next wait; should
-`unblock` fail to end this one, slots do not stand empty for long. (Redis takes fractions from version 6 on.)"""
+`unblock` fail to end this one, slots do not stand empty for long. A shorter one wakes the consumer's thread, and takes
+a core from the engine, for nothing."""
 
 
 class QoS(redis.QoS):  # type: ignore[misc]

@@ -264,7 +264,9 @@ def finalize(scope: Scope, batch_id: str) -> bool:
     scope.connection.execute(sa.update(Batch).where(Batch.id == batch_id).values(finalized_at=scope.now))
     written = [file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id is not None]
     values: dict[Any, Any] = {File.complete_at: scope.now}
-    if batch.output_expires_after_seconds is not None:  # From here, else a long batch's results might go at once.
+    if batch.output_expires_after_seconds is not None:
+        # Counted from here, else a long batch's results might go at once; and its anchor is `created_at`.
+        values[File.created_at] = scope.now
         values[File.expires_at] = scope.now + timedelta(seconds=batch.output_expires_after_seconds)
     scope.connection.execute(sa.update(File).where(File.id.in_(written)).values(values))
     outbox.batch_ended(scope, batch_id)

@@ -51,16 +51,28 @@ def claim_due(scope: Scope, limit: int, busy: Mapping[str, int]) -> list[DueDeli
     return claimed
 
 
+_DUE = (
+    sa.exists()
+    .where(Delivery.webhook_id == Webhook.id, _WAITING)
+    .where(Delivery.next_attempt_at <= sa.bindparam("now", type_=Delivery.next_attempt_at.type))
+)
+_WITH_DUE = sa.select(Webhook.id, Webhook.url, Webhook.secret).where(LISTENING, _DUE)
+_ENDED_WITH_WAITING = (
+    sa.select(Webhook.id)
+    .where(
+        sa.or_(Webhook.deleted_at.is_not(None), Webhook.disabled_at.is_not(None)),
+        sa.exists().where(Delivery.webhook_id == Webhook.id, _WAITING),
+    )
+    .limit(1)
+)
+
+
 def _with_due(scope: Scope) -> Sequence[AnyRow]:
-    due = sa.exists().where(Delivery.webhook_id == Webhook.id, _WAITING, Delivery.next_attempt_at <= scope.now)
-    columns = sa.select(Webhook.id, Webhook.url, Webhook.secret)
-    return scope.connection.execute(columns.where(LISTENING, due)).all()
+    return scope.connection.execute(_WITH_DUE, {"now": scope.now}).all()
 
 
 def _ended_with_waiting(scope: Scope) -> Sequence[str]:
-    waiting = sa.exists().where(Delivery.webhook_id == Webhook.id, _WAITING)
-    ended = sa.or_(Webhook.deleted_at.is_not(None), Webhook.disabled_at.is_not(None))
-    return scope.connection.scalars(sa.select(Webhook.id).where(ended, waiting).limit(1)).all()
+    return scope.connection.scalars(_ENDED_WITH_WAITING).all()
 
 
 def _claim_of(scope: Scope, webhook: AnyRow, room: int) -> Iterator[DueDelivery]:

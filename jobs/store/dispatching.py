@@ -10,6 +10,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -64,18 +65,20 @@ def to_publish(
     interactive: list[str] = []
     lines: list[AnyRow] = []
     stranded: list[str] = []
-    size = 0
+    size, waits = 0, False
     if Priority.INTERACTIVE in only:
         interactive = [*_stranded(scope, Priority.INTERACTIVE, num_waiting), *_interactive(scope)]
     if Priority.BATCH in only:
         stranded = [*_stranded(scope, Priority.BATCH, num_waiting)]
-        size = window(scope)
-        lines = _top_up(scope, size, turns)
+        size, waits = window(scope), _any_waits(scope, Priority.BATCH)
+        lines = _top_up(scope, size, turns) if waits else []
+        waits = waits or _any_waits(scope, Priority.INTERACTIVE)
     return Publishable(
         interactive=interactive,
         batch=[*stranded, *(line.id for line in lines)],
         again=[line.id for line in lines if line.attempt > 0],
         window=size,
+        waits=waits,
     )
 
 
@@ -129,6 +132,12 @@ def _top_up(scope: Scope, size: int, turns: Turns) -> list[AnyRow]:
     return chosen
 
 
+def _any_waits(scope: Scope, priority: Priority) -> bool:
+    """Whether there is a job without a message at all: mostly there is none, and then nobody's turn need be found."""
+    query = sa.select(Job.id).where(UNPUBLISHED, Job.priority == priority).order_by(*_IN_LANE).limit(1)
+    return scope.connection.scalar(query) is not None
+
+
 def _lanes(
     scope: Scope, in_flight: Mapping[LaneKey, int], room: int, turns: Turns
 ) -> tuple[list[Lane], dict[LaneKey, Iterator[AnyRow]]]:
@@ -155,36 +164,46 @@ def _in_flight(scope: Scope) -> dict[LaneKey, int]:
     return counts
 
 
-def _waiting_lines(scope: Scope, batch_id: Any) -> sa.ColumnElement[bool]:
-    return sa.and_(UNPUBLISHED, Job.priority == Priority.BATCH, Job.batch_id == batch_id, Job.available_at <= scope.now)
+_NOW = sa.bindparam("now", type_=Job.available_at.type)
 
 
-def _head(scope: Scope) -> sa.ScalarSelect[str]:
+def _waiting_lines(batch_id: Any) -> sa.ColumnElement[bool]:
+    """Lines that may start at `now`, a parameter of the statement."""
+    return sa.and_(UNPUBLISHED, Job.priority == Priority.BATCH, Job.batch_id == batch_id, Job.available_at <= _NOW)
+
+
+def _head() -> sa.ScalarSelect[str]:
     """The first line that a batch of the statement has to dispatch: one look at the head of its lines in the index.
 
     A scalar query with an order and a limit, because PostgreSQL turns EXISTS into a join, which may read all lines.
     """
-    head = sa.select(Job.id).where(_waiting_lines(scope, Batch.id)).order_by(*_IN_LANE).limit(1)
+    head = sa.select(Job.id).where(_waiting_lines(Batch.id)).order_by(*_IN_LANE).limit(1)
     return head.correlate(Batch).scalar_subquery()
 
 
-def _batches(scope: Scope, in_flight: Mapping[LaneKey, int]) -> Iterator[tuple[Lane, AnyRow]]:
-    """Open batches with lines to dispatch, and the first of those lines. Of an owner with very many, those that were
-    served longest ago."""
+@cache
+def _open_batches() -> sa.Select[*tuple[Any, ...]]:
+    """Made once: to put it together takes longer than to run it."""
     since: sa.ColumnElement[Any] = sa.func.coalesce(Batch.served_at, Batch.created_at)
     heads = (
-        sa.select(Batch.id, Batch.owner, Batch.weight, since.label("since"), _head(scope).label("head"))
+        sa.select(Batch.id, Batch.owner, Batch.weight, since.label("since"), _head().label("head"))
         .where(
             sa.text("batches.ended_at IS NULL"),
             Batch.cancel_requested_at.is_(None),
-            sa.or_(Batch.expires_at.is_(None), Batch.expires_at > scope.now),
+            sa.or_(Batch.expires_at.is_(None), Batch.expires_at > _NOW),
         )
         .offset(0)  # Keeps PostgreSQL from looking for each head twice.
         .subquery()
     )
     place = sa.func.row_number().over(partition_by=heads.c.owner, order_by=(heads.c.since, heads.c.id))
     ranked = sa.select(heads, place.label("place")).where(heads.c.head.is_not(None)).subquery()
-    rows = scope.connection.execute(sa.select(ranked).where(ranked.c.place <= MAX_LANES)).all()
+    return sa.select(ranked).where(ranked.c.place <= MAX_LANES)
+
+
+def _batches(scope: Scope, in_flight: Mapping[LaneKey, int]) -> Iterator[tuple[Lane, AnyRow]]:
+    """Open batches with lines to dispatch, and the first of those lines. Of an owner with very many, those that were
+    served longest ago."""
+    rows = scope.connection.execute(_open_batches(), {"now": scope.now}).all()
     lines = _lines_by_id(scope, [row.head for row in rows])
     for row in rows:
         key = (row.owner, row.id)
@@ -214,26 +233,29 @@ def _loose(scope: Scope, in_flight: Mapping[LaneKey, int], turns: Turns) -> Iter
 
 
 def _loose_groups(scope: Scope, past: int) -> list[AnyRow]:
-    """Each `dispatch_order` beyond `past` among the waiting lines without a batch, with its first line's owner.
+    """Each `dispatch_order` beyond `past` among the waiting lines without a batch, with its first line's owner."""
+    return list(scope.connection.execute(_groups(), {"now": scope.now, "past": past}))
 
-    A recursion that jumps from one to the next, since neither database skips through an index by itself.
-    """
-    waiting = _waiting_lines(scope, None)
+
+@cache
+def _groups() -> sa.Select[*tuple[Any, ...]]:
+    """A recursion that jumps from one to the next, since neither database skips through an index by itself."""
+    waiting = _waiting_lines(None)
 
     def first(column: Any, *conditions: sa.ColumnElement[bool]) -> sa.ScalarSelect[Any]:
         return sa.select(column).where(waiting, *conditions).order_by(*_IN_LANE).limit(1).scalar_subquery()
 
-    start = sa.select(first(Job.dispatch_order, Job.dispatch_order > past).label("place"), sa.literal(1).label("num"))
+    beyond = Job.dispatch_order > sa.bindparam("past", type_=Job.dispatch_order.type)
+    start = sa.select(first(Job.dispatch_order, beyond).label("place"), sa.literal(1).label("num"))
     jumps = start.cte("jumps", recursive=True)
     further = first(Job.dispatch_order, Job.dispatch_order > jumps.c.place)
     jumps = jumps.union_all(
         sa.select(further, jumps.c.num + 1).where(jumps.c.place.is_not(None), jumps.c.num < MAX_LOOSE)
     )
     here = Job.dispatch_order == jumps.c.place
-    query = sa.select(
+    return sa.select(
         jumps.c.place, first(Job.owner, here).label("owner"), first(Job.created_at, here).label("since")
     ).where(jumps.c.place.is_not(None))
-    return list(scope.connection.execute(query))
 
 
 def _lines(
@@ -246,12 +268,12 @@ def _lines(
 
 
 def _page(scope: Scope, batch_id: str | None, loose: int | None, limit: int, last: AnyRow | None) -> Sequence[AnyRow]:
-    query = sa.select(*_LINE_COLUMNS).where(_waiting_lines(scope, batch_id))
+    query = sa.select(*_LINE_COLUMNS).where(_waiting_lines(batch_id))
     if loose is not None:
         query = query.where(Job.dispatch_order == loose)
     if last is not None:
         query = query.where(sa.tuple_(*_LINE_ORDER) > _bound(_LINE_ORDER, last))
-    return scope.connection.execute(query.order_by(*_IN_LANE).limit(limit)).all()
+    return scope.connection.execute(query.order_by(*_IN_LANE).limit(limit), {"now": scope.now}).all()
 
 
 def _bound(columns: Sequence[sa.orm.InstrumentedAttribute[Any]], row: Any) -> sa.Tuple:

@@ -63,6 +63,26 @@ _MOVE_JOBS = (
 
 _STORE_GENERATION = sa.insert(Generation)
 
+_ADDED = {column: column + sa.bindparam(f"more_{state}", type_=sa.Integer) for state, column in COUNTERS.items()}
+_NUM_ENDED: Any = sum(_ADDED.values())
+_TALLY = (
+    sa.update(Batch)
+    .where(Batch.id == sa.bindparam("batch"))
+    .values(
+        {
+            **_ADDED,
+            Batch.num_ends: Batch.num_ends + sa.bindparam("more_ends", type_=sa.Integer),
+            Batch.num_prompt_tokens: Batch.num_prompt_tokens + sa.bindparam("more_prompt", type_=sa.Integer),
+            Batch.num_completion_tokens: Batch.num_completion_tokens
+            + sa.bindparam("more_completion", type_=sa.Integer),
+            Batch.ended_at: sa.case(
+                (Batch.num_total == _NUM_ENDED, sa.bindparam("ended", type_=Batch.ended_at.type)), else_=None
+            ),
+        }
+    )
+    .returning(Batch.num_ends)
+)
+
 
 _END_QUEUED = (
     sa.update(Job)
@@ -192,17 +212,16 @@ def tally(
     **others: Any,
 ) -> int:
     """Add ends by state to a locked batch, and set its `others` columns; answer the newest `end_number`."""
-    num_ended: Any = sum(column + added.get(state, 0) for state, column in COUNTERS.items())
-    values: dict[Any, Any] = {column: column + added[state] for state, column in COUNTERS.items() if state in added}
-    values[Batch.num_ends] = Batch.num_ends + sum(added.values())
-    values[Batch.ended_at] = sa.case((num_ended == Batch.num_total, scope.now), else_=None)
-    if texts:
-        num_completion = sum(len(text.completion_token_ids) for text in texts)
-        values[Batch.num_prompt_tokens] = Batch.num_prompt_tokens + sum(len(text.prompt_token_ids) for text in texts)
-        values[Batch.num_completion_tokens] = Batch.num_completion_tokens + num_completion
-    values |= {getattr(Batch, name): value for name, value in others.items()}
-    update = sa.update(Batch).where(Batch.id == batch_id).values(values)
-    return int(scope.connection.scalar(update.returning(Batch.num_ends)) or 0)
+    parameters: dict[str, Any] = {f"more_{state}": added.get(state, 0) for state in COUNTERS}
+    parameters |= {
+        "batch": batch_id,
+        "more_ends": sum(added.values()),
+        "more_prompt": sum(len(text.prompt_token_ids) for text in texts),
+        "more_completion": sum(len(text.completion_token_ids) for text in texts),
+        "ended": scope.now,
+    }
+    update = _TALLY if not others else _TALLY.values({getattr(Batch, name): value for name, value in others.items()})
+    return int(scope.connection.scalar(update, parameters) or 0)
 
 
 def ensure_recipes(scope: Scope, recipes: Iterable[Mapping[str, Any]]) -> None:

@@ -215,8 +215,11 @@ class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor, KeyDoor):
 
         `spare_leases` leaves the first of these out: nobody could renew lately.
         """
-        moved: dict[str, JobState] = {} if spare_leases else self._free_leases()
-        expired, cancelled = self._expire_deadlines(), self._cancel_marked()
+        with self._reading() as scope:
+            lease, deadline = sweep.earliest(scope)
+        moved = self._free_leases() if lease is not None and lease <= 0 and not spare_leases else {}
+        expired = self._expire_deadlines() if deadline is not None and deadline <= 0 else []
+        cancelled = self._cancel_marked()
         self._number_ends()
         for rows, state in ((expired, JobState.EXPIRED), (cancelled, JobState.CANCELLED)):
             moved |= dict.fromkeys((row.id for row in rows if followed(row)), state)
@@ -227,6 +230,7 @@ class Store(DispatchDoor, BatchDoor, FileDoor, WebhookDoor, KeyDoor):
             cancelled=[job_id for job_id, state in moved.items() if state is JobState.CANCELLED],
             num_more_expired=sum(not followed(row) for row in expired),
             num_more_cancelled=sum(not followed(row) for row in cancelled),
+            seconds_to_next=min((left for left in (lease, deadline) if left is not None and left > 0), default=None),
         )
 
     def _free_leases(self) -> dict[str, JobState]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,6 +20,9 @@ from jobs.store.idempotency import Call
 from jobs.store.scope import Scope
 from jobs.tables import Batch, Job
 from jobs.tracing import traceparent
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+"""What PostgreSQL cannot hold in a text: NUL, and halves of surrogate pairs."""
 
 
 def submit(
@@ -174,7 +178,7 @@ def _refuse_unstorable(jobs: Sequence[NewJob], key: str | None, metadata: Mappin
 
 def check_text(param: str, value: object) -> None:
     if isinstance(value, str):
-        if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value if character > "\ud7ff"):
+        if _UNSTORABLE.search(value):
             raise InvalidRequest(f"{param} holds a NUL or half a surrogate pair", param=param)
     elif isinstance(value, Mapping):
         for name, item in value.items():

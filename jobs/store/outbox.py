@@ -51,9 +51,15 @@ def add_test(scope: Scope, webhook_id: str) -> str:
     return str(row["id"])
 
 
+_LISTENERS = (
+    sa.select(Webhook.id, Webhook.owner, Webhook.events, Webhook.include_batch_lines)
+    .where(LISTENING)
+    .order_by(Webhook.id)
+)
+
+
 def _listeners(scope: Scope) -> Sequence[AnyRow]:
-    query = sa.select(Webhook.id, Webhook.owner, Webhook.events, Webhook.include_batch_lines)
-    return scope.connection.execute(query.where(LISTENING).order_by(Webhook.id)).all()
+    return scope.connection.execute(_LISTENERS).all()
 
 
 def _of_jobs(scope: Scope, listeners: Sequence[AnyRow], ends: Sequence[End]) -> Iterator[dict[str, Any]]:

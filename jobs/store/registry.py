@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +15,7 @@ from jobs.errors import ModelUnknown
 from jobs.records import recipe_id
 from jobs.store import reading
 from jobs.store.ending import ensure_recipes, storable
-from jobs.store.scope import Scope
+from jobs.store.scope import Scope, insert_into
 from jobs.tables import Model, Office, Worker
 
 BACKUP_OFFICE = "backup"
@@ -87,13 +88,25 @@ def list_workers(scope: Scope, alive_within_seconds: float | None) -> Sequence[W
     return reading.rows(scope, query)
 
 
+@cache
+def _take_office(dialect: str) -> Any:
+    """One guarded upsert: it changes a row only for the holder itself, or once the holder stayed silent too long.
+    Three offices ask for it every second, so it is put together once."""
+    holder = sa.bindparam("who", type_=Office.holder.type)
+    until = sa.bindparam("until", type_=Office.expires_at.type)
+    statement = insert_into(Office, dialect).values(role=sa.bindparam("what"), holder=holder, expires_at=until)
+    free = sa.or_(Office.holder == holder, Office.expires_at <= sa.bindparam("now", type_=Office.expires_at.type))
+    taken = statement.on_conflict_do_update(
+        index_elements=["role"], set_={"holder": holder, "expires_at": until}, where=free
+    )
+    return taken.returning(Office.holder)
+
+
 def hold_office(scope: Scope, role: str, holder: str) -> bool:
-    """One guarded upsert: it changes a row only for the holder itself, or once the holder stayed silent too long."""
-    row = {"holder": holder, "expires_at": scope.now + timedelta(seconds=scope.settings.leader_seconds)}
-    statement = scope.insert(Office).values({"role": role, **row})
-    free = sa.or_(Office.holder == holder, Office.expires_at <= scope.now)
-    upsert = statement.on_conflict_do_update(index_elements=["role"], set_=row, where=free)
-    return scope.connection.execute(upsert.returning(Office.holder)).first() is not None
+    """Take or keep an office. See `Store.hold_office`."""
+    until = scope.now + timedelta(seconds=scope.settings.leader_seconds)
+    row = {"what": role, "who": holder, "until": until, "now": scope.now}
+    return scope.connection.execute(_take_office(scope.connection.dialect.name), row).first() is not None
 
 
 def office_is_held(scope: Scope, role: str) -> bool:

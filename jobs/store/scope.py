@@ -36,9 +36,38 @@ _INDEXES_ONLY = sa.text(
 """Without `jit` as well: before PostgreSQL 18 a plan that must sort all the same counts as so costly that it would be
 compiled, which takes longer than running it."""
 
+# Put together once: that takes as long as running them does.
+_IDS: sa.BindParameter[str] = sa.bindparam("ids", expanding=True)
+_LOCK_BATCHES = sa.select(Batch.id).where(Batch.id.in_(_IDS)).order_by(Batch.id).with_for_update(key_share=True)
+_BATCHES_OF = sa.select(Job.batch_id).where(Job.id.in_(_IDS))
+_WHERE_TO = (
+    sa.select(
+        Job.id,
+        Job.batch_id,
+        Job.state,
+        Job.attempt,
+        Job.num_failures,
+        Job.max_attempts,
+        Job.lease_expires_at,
+        Job.deadline_at,
+        Job.cancel_requested_at,
+        Job.published_at,
+        Job.deleted_at,
+    )
+    .where(Job.id.in_(_IDS))
+    .order_by(Job.id)
+)
+_LOCK_JOBS = _WHERE_TO.with_for_update(key_share=True)
+_LOCK_FREE_JOBS = _WHERE_TO.with_for_update(key_share=True, skip_locked=True)
+
 Insert = postgresql.Insert | sqlite.Insert
 AnyRow = Row[*tuple[Any, ...]]
 AnySelect = sa.Select[*tuple[Any, ...]]
+
+
+def insert_into(table: type[Base], dialect: str) -> Insert:
+    """As `Scope.insert`, for a statement that is put together once."""
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +83,7 @@ class Scope:
 
     def insert(self, table: type[Base]) -> Insert:
         """Begin an INSERT that can say `ON CONFLICT`, which both databases know and plain SQL does not."""
-        if self.connection.dialect.name == "postgresql":
-            return postgresql.insert(table)
-        return sqlite.insert(table)
+        return insert_into(table, self.connection.dialect.name)
 
     def prefer_indexes(self) -> None:
         """Keep PostgreSQL in this transaction from reading whole tables, and from sorting what an index has in order,
@@ -68,26 +95,12 @@ class Scope:
         """Lock batches whose counters this transaction will change. Before any of their jobs."""
         wanted = {batch_id for batch_id in ids if batch_id is not None}
         if wanted:
-            query = sa.select(Batch.id).where(Batch.id.in_(wanted)).order_by(Batch.id)
-            self.connection.execute(query.with_for_update(key_share=True)).all()
+            self.connection.execute(_LOCK_BATCHES, {"ids": sorted(wanted)}).all()
 
     def lock_jobs(self, ids: Iterable[str], *, skip_locked: bool = False) -> Sequence[AnyRow]:
         """Lock jobs and read what decides where they go. `skip_locked` leaves out rows that another one holds."""
-        columns = sa.select(
-            Job.id,
-            Job.batch_id,
-            Job.state,
-            Job.attempt,
-            Job.num_failures,
-            Job.max_attempts,
-            Job.lease_expires_at,
-            Job.deadline_at,
-            Job.cancel_requested_at,
-            Job.published_at,
-            Job.deleted_at,
-        )
-        query = columns.where(Job.id.in_(set(ids))).order_by(Job.id)
-        return self.connection.execute(query.with_for_update(key_share=True, skip_locked=skip_locked)).all()
+        statement = _LOCK_FREE_JOBS if skip_locked else _LOCK_JOBS
+        return self.connection.execute(statement, {"ids": sorted(set(ids))}).all()
 
     def batches_of(self, ids: Iterable[str]) -> set[str]:
         """Read which batches these jobs belong to. Needs no lock: a job never moves to another batch.
@@ -95,5 +108,5 @@ class Scope:
         The statement names nothing but ids: asked for distinct batches, PostgreSQL without statistics goes through
         all rows of the index by batch.
         """
-        query = sa.select(Job.batch_id).where(Job.id.in_(set(ids)))
-        return {batch_id for batch_id in self.connection.scalars(query) if batch_id is not None}
+        found = self.connection.scalars(_BATCHES_OF, {"ids": sorted(set(ids))})
+        return {batch_id for batch_id in found if batch_id is not None}

@@ -17,6 +17,20 @@ from jobs.store.verdicts import LeaseRanOut, after
 from jobs.tables import Job
 
 CHUNK = 500
+_QUEUED_WITH_DEADLINE = (
+    sa.text("jobs.deadline_at IS NOT NULL AND jobs.ended_at IS NULL"),
+    Job.state != JobState.RUNNING,  # Its worker keeps the deadline; or its lease runs out.
+)
+
+
+def earliest(scope: Scope) -> tuple[float | None, float | None]:
+    """Seconds until the first lease runs out, and until the first deadline of a queued job passes: mostly some, and
+    then a round is spared the looking. None: there is none."""
+    lease = sa.select(Job.lease_expires_at).where(RUNNING).order_by(Job.lease_expires_at).limit(1)
+    deadline = sa.select(Job.deadline_at).where(*_QUEUED_WITH_DEADLINE).order_by(Job.deadline_at).limit(1)
+    row = scope.connection.execute(sa.select(lease.scalar_subquery(), deadline.scalar_subquery())).one()
+    first, second = (None if at is None else (at - scope.now).total_seconds() for at in row)
+    return first, second
 
 
 def leases_ran_out(scope: Scope) -> Sequence[str]:
@@ -42,11 +56,7 @@ def free_leases(scope: Scope, ids: Sequence[str]) -> list[tuple[str, JobState]]:
 
 def deadlines_passed(scope: Scope) -> Sequence[str]:
     """Find queued jobs that can no longer start in time."""
-    query = sa.select(Job.id).where(
-        sa.text("jobs.deadline_at IS NOT NULL AND jobs.ended_at IS NULL"),
-        Job.deadline_at <= scope.now,
-        Job.state != JobState.RUNNING,  # Its worker keeps the deadline; or its lease runs out.
-    )
+    query = sa.select(Job.id).where(*_QUEUED_WITH_DEADLINE, Job.deadline_at <= scope.now)
     return scope.connection.scalars(query.order_by(Job.deadline_at).limit(CHUNK)).all()
 
 

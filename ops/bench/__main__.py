@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -73,7 +74,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workload", action="append", choices=[*NAMES, "all"], help="may be given several times")
     parser.add_argument("--slots", type=_numbers, default=SLOTS, help="numbers of slots, as in 1,16,32")
     parser.add_argument("--sampling", default="full", choices=list(KNOBS), help="how tokens are chosen (default: full)")
-    parser.add_argument("--rounds", type=int, default=3, help="of each contest")
+    parser.add_argument("--rounds", type=int, default=3, help="of each contest, and of the whole system")
     parser.add_argument("--jobs", type=int, default=64)
     parser.add_argument("--one-by-one-jobs", type=int, default=16, help="jobs of the slow contestant")
     parser.add_argument("--gpu-layers", type=int, default=0, help="layers on the GPU; -1: all")
@@ -167,9 +168,7 @@ def _engines(path: Path, options: argparse.Namespace, console: Console) -> dict[
     rates = {"one by one": one_by_one_rate(path, short_chats(options.one_by_one_jobs), CONTEXT_TOKENS)}
     for slots in options.slots if SYSTEM_SLOTS in options.slots or options.engine_only else SLOTS:
         console.print(f"Engine, {slots} slots …")
-        bench = Bench(path, slots, CONTEXT_TOKENS)
-        rates[f"{slots} slots"] = bench.run(short_chats(options.jobs if slots > 4 else options.one_by_one_jobs)).rate
-        bench.close()
+        rates[f"{slots} slots"] = _alone(path, slots, options.jobs if slots > 4 else options.one_by_one_jobs)
     base = rates["one by one"].per_second
     table = Table("engine", "tokens/s", "× one by one", title=f"{options.jobs} jobs of 55 + 64 tokens, full sampling")
     for name, rate in rates.items():
@@ -178,14 +177,32 @@ def _engines(path: Path, options: argparse.Namespace, console: Console) -> dict[
     return rates
 
 
+def _alone(path: Path, slots: int, num_jobs: int) -> Rate:
+    """The engine with nothing around it; warmed up as the whole system is."""
+    bench = Bench(path, slots, CONTEXT_TOKENS)
+    try:
+        bench.run(short_chats(max(1, num_jobs // 8)))
+        return bench.run(short_chats(num_jobs)).rate
+    finally:
+        bench.close()
+
+
 def _system(path: Path, options: argparse.Namespace, engine: Rate, console: Console) -> dict[str, Any]:
-    console.print("Whole system: HTTP, database, Redis, Celery, engine …")
-    run: SystemRun = run_system(path, short_chats(options.jobs), SYSTEM_SLOTS)
+    """Whole system and engine alone in turn: each round of the one by the mean of the other's before and after it."""
+    ratios: list[float] = []
+    for number in range(options.rounds):
+        console.print(f"Whole system: HTTP, database, Redis, Celery, engine: {number + 1} of {options.rounds} …")
+        run: SystemRun = run_system(path, short_chats(options.jobs), SYSTEM_SLOTS)
+        after = _alone(path, SYSTEM_SLOTS, options.jobs)
+        ratios.append(run.rate.per_second / statistics.mean([engine.per_second, after.per_second]))
+        engine = after
+    of_engine = statistics.median(ratios)
     table = Table(
         "whole system", "value", title=f"{options.jobs} jobs through HTTP to the database, {SYSTEM_SLOTS} slots"
     )
     table.add_row("tokens/s", f"{run.rate.per_second:.1f}")
-    table.add_row("× the engine alone", f"{run.rate.per_second / engine.per_second:.2f}")
+    spread = f" ({min(ratios):.3f} to {max(ratios):.3f})" if len(ratios) > 1 else ""
+    table.add_row("× the engine alone", f"{of_engine:.3f}{spread}")
     for name, seconds in sorted(run.processor_seconds.items(), key=lambda item: -item[1]):
         table.add_row(f"processor seconds of {name}", f"{seconds:.2f} of {run.rate.seconds:.2f}")
     table.add_row("worker's peak memory", f"{run.peak_bytes / 2**20:.0f} MiB")
@@ -194,7 +211,8 @@ def _system(path: Path, options: argparse.Namespace, engine: Rate, console: Cons
     console.print(table)
     return {
         "tokens_per_second": run.rate.per_second,
-        "of_engine": run.rate.per_second / engine.per_second,
+        "of_engine": of_engine,
+        "of_engine_by_round": ratios,
         "overhead_bytes": run.overhead_bytes,
         "seconds": run.rate.seconds,
         "processor_seconds": dict(run.processor_seconds),

@@ -53,7 +53,9 @@ class InstantStation(Station):
 
     def _load_or_exit(self) -> Loaded:
         vocabulary = Vocabulary.from_gguf(VOCABULARY)
-        model: Any = SimpleNamespace(vocabulary=vocabulary, context_tokens=4096, tile_slots=16, num_slots=18)
+        model: Any = SimpleNamespace(
+            vocabulary=vocabulary, context_tokens=4096, tile_slots=16, num_slots=18, attention="none"
+        )
         source = ModelSource(self.settings.model_name, VOCABULARY, None, None, "0" * 64)
         return Loaded(source, model, {"engine": "instant"}, {"tile": True, "lone": True}, 0)
 

@@ -28,8 +28,8 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from jobs.states import ENDED, JobState
-from ops.bench.stage import Stage, staged, wait_for
+from jobs.states import JobState
+from ops.bench.stage import Stage, num_alive, staged, wait_for
 
 REFUSALS = (429, 503)
 PATIENCE_SECONDS = 0.1
@@ -56,8 +56,8 @@ class Tally:
 
 @dataclass(frozen=True)
 class Load:
-    """A run's figures. `missing`: accepted jobs that are not stored or have not ended well; `extra`: stored jobs that
-    nobody was told of."""
+    """A run's figures. `missing`: accepted jobs that are not stored or have not ended well, by what they are instead;
+    `extra`: stored jobs that nobody was told of."""
 
     clients: int
     seconds: float
@@ -68,7 +68,7 @@ class Load:
     refusals: dict[int, int]
     errors: dict[str, int]
     jobs: int
-    missing: int
+    missing: dict[str, int]
     extra: int
     audit: list[str]
     first_bytes: int
@@ -172,9 +172,11 @@ def put_under_load(stage: Stage, *, clients: int, calls: int, seconds: float) ->
     before = _stored(stage)
     first = stage.resident_bytes("api")
     tally, most = asyncio.run(_watched(stage, Callers(stage.url, clients, calls=calls, seconds=seconds)))
-    wait_for("the ends of all jobs", lambda: _alive(stage) == 0, SETTLE_SECONDS)
+    wait_for("the ends of all jobs", lambda: num_alive(stage.store) == 0, SETTLE_SECONDS)
     stored = _stored(stage)
     new = {job_id for job_id in stored if job_id not in before}
+    became = Counter(stored.get(job_id, "not stored") for job_id in tally.accepted)
+    del became[JobState.SUCCEEDED]
     waited = sorted(tally.waited)
     return Load(
         clients=clients,
@@ -186,7 +188,7 @@ def put_under_load(stage: Stage, *, clients: int, calls: int, seconds: float) ->
         refusals=dict(tally.refusals),
         errors=dict(tally.errors),
         jobs=len(tally.accepted),
-        missing=sum(stored.get(job_id) != JobState.SUCCEEDED for job_id in tally.accepted),
+        missing=dict(became),
         extra=len(new - tally.accepted),
         audit=stage.store.audit(),
         first_bytes=first,
@@ -214,10 +216,6 @@ def _stored(stage: Stage) -> dict[str, str]:
         found |= {job.id: str(job.state) for job in rows}
         after = rows[-1].id if rows else None
     return found
-
-
-def _alive(stage: Stage) -> int:
-    return sum(len(stage.store.list_jobs(state=state, limit=1)[0]) for state in set(JobState) - ENDED)
 
 
 def main() -> int:
@@ -251,7 +249,7 @@ def _table(load: Load, options: argparse.Namespace) -> Table:
     table.add_row("wait p50 / p99, refusals included", f"{load.wait_p50:.2f} s / {load.wait_p99:.2f} s")
     table.add_row("refused with Retry-After", ", ".join(f"{n} × {s}" for s, n in load.refusals.items()) or "none")
     table.add_row("errors", ", ".join(f"{n} × {name}" for name, n in load.errors.items()) or "none")
-    table.add_row("jobs accepted / missing / extra", f"{load.jobs} / {load.missing} / {load.extra}")
+    table.add_row("jobs accepted / missing / extra", f"{load.jobs} / {load.missing or 0} / {load.extra}")
     table.add_row("audit", "clean" if not load.audit else f"{len(load.audit)} problems")
     mib = (f"{num_bytes / 2**20:.0f}" for num_bytes in (load.first_bytes, load.most_bytes, load.last_bytes))
     table.add_row("memory of the API: before / most / after", " / ".join(mib) + " MiB")

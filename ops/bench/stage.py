@@ -20,15 +20,18 @@ from types import TracebackType
 import httpx
 import psutil
 import redis
+import sqlalchemy as sa
 
 from cli.embedded import find_redis_server, make_private, postgres_command, postgres_url_file, redis_answers
 from cli.embedded import redis_command as redis_words
 from cli.home import choose_port
 from cli.roles import child_environment, role_command
-from jobs.database import open_engine
+from jobs.database import open_engine, transaction
 from jobs.events import open_redis
 from jobs.settings import Settings
+from jobs.states import ENDED
 from jobs.store import Store
+from jobs.tables import Job
 from worker.gguf_header import without_tensors
 
 DEMO_MODEL = Path(__file__).resolve().parent.parent / "demo_model" / "phi-3-demo.gguf"
@@ -136,6 +139,14 @@ def staged(*, postgres: bool = False, slots: int = 16, **more: object) -> Iterat
         Stage(Path(home), postgres=postgres, slots=slots, **more) as stage,
     ):
         yield stage
+
+
+def num_alive(store: Store) -> int:
+    """Jobs that have not ended, all seen at one instant: state by state, one that is claimed between two looks would
+    be in neither."""
+    query = sa.select(sa.func.count()).select_from(Job).where(Job.state.not_in(ENDED))
+    with transaction(store.engine, writes=False) as connection:
+        return connection.scalar(query) or 0
 
 
 def wait_for(what: str, ready: Callable[[], bool], seconds: float = START_SECONDS) -> None:

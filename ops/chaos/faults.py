@@ -31,7 +31,7 @@ MARGIN_SECONDS = 2.0
 """What a requeue may take beyond the lease, a takeover beyond the leader's term, a lost message beyond its patience."""
 REFILL_SECONDS = 3.0
 FULL_SECONDS = 2.0
-RENEWAL_SECONDS = 2.0
+RENEWAL_SECONDS = 3.0
 """Within this a leader and a worker renew what they hold, so that the next stop finds it fresh."""
 
 

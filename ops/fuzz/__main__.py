@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import httpx
 from rich.console import Console
 
-from jobs.states import ENDED, JobState
-from ops.bench.stage import Stage, staged, wait_for
+from jobs.states import JobState
+from ops.bench.stage import Stage, num_alive, staged, wait_for
 from ops.fuzz.conformance import Findings, examine_url
 from ops.fuzz.hostile import CONTROL_MARKS, attacks
 from ops.fuzz.wire import Attack, fault_of, send
@@ -60,13 +60,9 @@ def after_the_siege(stage: Stage) -> list[str]:
         broken.append(f"the API says {ready}")
     chat = {"messages": [{"role": "user", "content": CALM_CHAT}], "max_tokens": 2}
     calm = httpx.post(f"{stage.url}/v1/jobs", json=chat).json()["id"]
-    wait_for("the ends of all jobs", lambda: _num_alive(stage) == 0, SETTLE_SECONDS)
+    wait_for("the ends of all jobs", lambda: num_alive(stage.store) == 0, SETTLE_SECONDS)
     broken += [f"{job_id} holds a control token that its text wrote" for job_id in _forged(stage, calm)]
     return broken + stage.store.audit()
-
-
-def _num_alive(stage: Stage) -> int:
-    return sum(len(stage.store.list_jobs(state=state, limit=1)[0]) for state in set(JobState) - ENDED)
 
 
 def _forged(stage: Stage, calm: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -115,14 +116,16 @@ def test_the_host_of_redis_or_of_the_database_is_cut_off_and_every_wait_has_an_e
 # Last: one worker ends here.
 def test_a_worker_that_is_cut_off_loses_its_jobs_to_the_other_and_goes_on_when_it_is_back(cluster: Cluster) -> None:
     system = cluster.system
-    jobs = [cluster.post(max_tokens=600) for _ in range(2)]
     lines = list(system.submit(4, batch=True, parameters={"max_tokens": 100}))
-    system.wait_for_text(jobs[0])
-    lost = cluster.of(system.store.attempts(jobs[0])[0].worker)
+    jobs = [cluster.post(max_tokens=1500) for _ in range(2)]
+    wait_until(lambda: system.store.attempts(jobs[1]))
+    lost = cluster.of(system.store.attempts(jobs[1])[0].worker)
+    cluster.workers[lost].send(signal.SIGSTOP)  # so that it cannot end its jobs before the cable is out
     cluster.hosts[lost].cut()
+    cluster.workers[lost].send(signal.SIGCONT)
     system.wait_for_ends(jobs + lines, 60)
     moved = [job_id for job_id in jobs + lines if "lease_lost" in system.outcomes(job_id)]
-    assert jobs[0] in moved
+    assert jobs[1] in moved
     assert {cluster.of(system.store.attempts(job_id)[-1].worker) for job_id in moved} == {1 - lost}
 
     cluster.hosts[lost].mend()

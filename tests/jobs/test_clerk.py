@@ -487,8 +487,8 @@ def test_a_database_that_goes_away_after_the_object_was_written_costs_nothing(
 def test_of_two_clerks_one_works(store: Store, vault: Vault, redis: Redis, local: Local, clock: Clock) -> None:
     first, second = (make_clerk(store, vault, redis, local, name) for name in ("first", "second"))
     assert (first.step().leads, second.step().leads) == (True, False)
-    clock.move(4)
-    local.now += 4
+    clock.move(7)
+    local.now += 7
     assert (second.step().leads, first.step().leads) == (True, False)
 
 
@@ -505,7 +505,7 @@ def test_a_clerk_that_sleeps_through_its_term_doubles_nothing(
     def overtaken(*arguments: Any, **named: Any) -> bool:
         with monkeypatch.context() as awake:
             awake.setattr(store, "append_output", append)
-            clock.move(4)
+            clock.move(7)
             end(store, queued(store, batch_id))
             rounds(other, other_clock, 3)
         return append(*arguments, **named)
@@ -532,8 +532,8 @@ def test_long_work_ends_when_the_office_is_lost(
     read = store.lines_in_order
 
     def slowly(*arguments: Any, **named: Any) -> Any:
-        clock.move(4)
-        local.now += 4
+        clock.move(7)
+        local.now += 7
         store.hold_office(OFFICE, "second")
         return read(*arguments, **named)
 
@@ -541,7 +541,7 @@ def test_long_work_ends_when_the_office_is_lost(
         slow.setattr(store, "lines_in_order", slowly)
         clerk.step()
     assert batch_of(store, batch_id).output_file_id is None
-    clock.move(4)
+    clock.move(7)
     rounds(clerk, local, 5)
     check_files(store, vault, batch_id)
     assert batch_of(store, batch_id).finalized_at is not None

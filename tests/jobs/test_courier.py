@@ -220,6 +220,7 @@ def test_nothing_is_sent_once_the_time_of_an_attempt_is_over(target: HookTarget)
 def test_failures_are_logged_by_id_and_never_by_url(store: Store, courier: Courier, target: HookTarget) -> None:
     webhook = listen(store, target.url + "?token=hush")
     target.replies = [(500, {"X-Said": "hush"})]
+    courier.step()  # takes the office, and says so
     with structlog.testing.capture_logs() as logs:
         deliver(store, courier, webhook)
         wait_until(lambda: logs)

@@ -88,8 +88,8 @@ def test_only_the_holder_of_the_office_acts(
     assert dispatcher.step().leads
     submit_one(store)
     assert not second.step().leads
-    clock.move(4)
-    local.now += 4
+    clock.move(7)
+    local.now += 7
     assert len(second.step().published.interactive) == 1
     assert not dispatcher.step().leads
 
@@ -264,14 +264,20 @@ def test_progress_is_sampled_every_few_seconds(
 
 
 def round_of(num_lines: int = 0, *, num_swept: int = 0, seconds: float = 0.01, **fields: Any) -> Round:
-    published = Publishable(batch=["line"] * num_lines, window=256, interactive=fields.pop("interactive", ()))
-    return Round(True, SweepReport(num_more_expired=num_swept), published=published, seconds=seconds, **fields)
+    interactive, waits = fields.pop("interactive", ()), fields.pop("waits", True)
+    published = Publishable(batch=["line"] * num_lines, window=256, interactive=interactive, waits=waits)
+    swept = SweepReport(num_more_expired=num_swept, seconds_to_next=fields.pop("next_due", None))
+    return Round(True, swept, published=published, seconds=seconds, **fields)
 
 
 @pytest.mark.parametrize(
     ("done", "rest"),
     [
-        (round_of(), 0.25),
+        (round_of(), 0.5),  # nothing to do: twice the interval
+        (round_of(waits=False), 0.75),  # and nothing that waits
+        (round_of(waits=False, next_due=0.3), 0.32),
+        (round_of(next_due=0.3), 0.32),
+        (round_of(next_due=30.0), 0.5),
         (round_of(interactive=["job"]), 0.0),
         (round_of(refilled=True), 0.0),
         (round_of(num_swept=10), 0.25),
@@ -285,6 +291,16 @@ def round_of(num_lines: int = 0, *, num_swept: int = 0, seconds: float = 0.01, *
 )
 def test_the_next_round_comes_as_soon_as_it_is_needed(done: Round, rest: float) -> None:
     assert rest_seconds(done, 0.25, 0.25) == pytest.approx(rest)
+
+
+@pytest.mark.parametrize(
+    ("waits", "interval", "rest"),
+    [(True, 0.5, 1.0), (True, 0.8, 1.0), (True, 3.0, 3.0), (False, 0.4, 1.2), (False, 0.8, 1.5), (False, 3.0, 3.0)],
+)
+def test_an_idle_dispatcher_rests_for_a_bounded_time_unless_it_was_told_to_rest_longer(
+    waits: bool, interval: float, rest: float
+) -> None:
+    assert rest_seconds(round_of(waits=waits), interval, 0.25) == pytest.approx(rest)
 
 
 def test_a_window_that_is_used_up_quickly_is_looked_at_before_its_time() -> None:

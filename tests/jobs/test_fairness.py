@@ -60,7 +60,7 @@ def made(lanes: list[tuple[str, float]]) -> dict[LaneKey, float]:
     return {(owner, f"batch_{number:03d}"): weight for number, (owner, weight) in enumerate(lanes)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lanes=LANES, owners=OWNERS, size=st.integers(1, 24), ends=st.integers(1, 24), forgets=st.booleans())
 def test_every_lane_is_served_within_a_bounded_number_of_rounds(
     lanes: list[tuple[str, float]], owners: dict[str, float], size: int, ends: int, forgets: bool
@@ -80,7 +80,7 @@ def test_every_lane_is_served_within_a_bounded_number_of_rounds(
         assert max(waited.values()) <= bound
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lanes=LANES.filter(lambda lanes: len(lanes) <= 6), owners=OWNERS)
 def test_shares_are_those_of_the_weights_where_places_are_plenty(
     lanes: list[tuple[str, float]], owners: dict[str, float]

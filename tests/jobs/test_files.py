@@ -127,8 +127,11 @@ def test_results_expire_after_they_are_whole(store: Store, clock: Clock) -> None
     assert store.expired_files() == []
     store.finalize(batch.id)
     assert store.expired_files() == []
+    output = store.get_file(str(store.get_batch(batch.id)[0].output_file_id))
+    assert output.expires_at is not None
+    assert (output.expires_at - output.created_at).total_seconds() == 10
     clock.move(10)
-    assert store.expired_files() == [store.get_batch(batch.id)[0].output_file_id]
+    assert store.expired_files() == [output.id]
 
 
 def test_segments_that_follow_each_other_become_one_and_no_byte_moves(store: Store) -> None:

@@ -344,7 +344,6 @@ def test_no_order_of_events_loses_or_doubles_a_job(engine: Engine) -> None:
         settings=settings(
             max_examples=20,
             stateful_step_count=25,
-            deadline=None,
             # A failure is 25 steps at most, which can be read; shrinking it would take minutes of database work.
             phases=[Phase.explicit, Phase.generate],
             suppress_health_check=list(HealthCheck),

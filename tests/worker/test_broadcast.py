@@ -9,6 +9,7 @@ from jobs.interest import LAPSE_SECONDS, Interest
 from jobs.records import AttemptRef
 from jobs.states import JobState
 from tests.support.services import wait_until
+from worker import broadcast
 from worker.broadcast import REST_SECONDS, Broadcaster, TextEvent
 from worker.engine.generation import TextDelta
 
@@ -223,6 +224,30 @@ def test_news_of_a_reader_wake_the_thread(channel: Channel) -> None:
     broadcaster.deltas([delta("line/1", "text")])
     interest.hear("line")
     wait_until(lambda: channel.writes)
+    broadcaster.stop()
+
+
+def test_the_calm_of_lines_that_nobody_follows_ends_with_the_first_who_does(
+    channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broadcast, "CALM_SECONDS", 60.0)
+    interest = Interest()
+    broadcaster = Broadcaster(channel, 0.05, interest=interest)
+    for name in ("line", "other"):
+        broadcaster.open(f"{name}/1", AttemptRef(name, 1), on_demand=True)
+    broadcaster.start()
+    broadcaster.deltas([TextDelta("line/1", "ice", 3)])
+    wait_until(lambda: broadcaster._is_calm)
+    interest.hear("line")
+    wait_until(lambda: channel.writes)
+    broadcaster.deltas([TextDelta("line/1", " melts", 9)])
+    wait_until(lambda: len(channel.writes) == 2)
+    broadcaster.close("line/1")
+    broadcaster.ended("line", JobState.SUCCEEDED)
+    wait_until(lambda: channel.ended)
+    wait_until(lambda: broadcaster._is_calm)
+    broadcaster.open("job/1", AttemptRef("job", 1))
+    wait_until(lambda: channel.states[-1:] == [("job", "running", 1)])
     broadcaster.stop()
 
 

@@ -12,6 +12,7 @@ from jobs.errors import StoreUnavailable
 from jobs.records import ClaimedJob
 from tests.support.services import wait_until
 from tests.worker.test_leases import claimed
+from worker import claims
 from worker.claims import ClaimWriter
 
 
@@ -86,6 +87,40 @@ def test_the_first_waits_for_nothing_and_the_rest_go_together(
     answers = [future.result(20) for future in asked]
     assert [job and job.ref.job_id for job in answers] == list("abcd")
     assert jobs.groups == [["a"], ["b", "c", "d"]]
+
+
+def test_lines_are_claimed_together_and_nobody_who_waits_is_held_up(
+    pool: ThreadPoolExecutor, writer: ClaimWriter, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "GATHER_SECONDS", 60.0)
+    lines = [pool.submit(writer.claim, job_id, at_once=False) for job_id in "abc"]
+    wait_until(lambda: len(writer._waiting) == 3)
+    assert jobs.groups == []
+    pressing = pool.submit(writer.claim, "d")
+    assert all(future.result(20) for future in [*lines, pressing])
+    assert jobs.groups == [["a", "b", "c", "d"]]
+
+
+def test_no_line_waits_for_others_while_a_slot_stands_empty(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "GATHER_SECONDS", 60.0)
+    writer = ClaimWriter(jobs, "worker", is_short=lambda: True)
+    writer.start()
+    assert writer.claim("a", at_once=False) is not None
+    writer.stop()
+
+
+def test_a_line_without_others_is_claimed_soon(writer: ClaimWriter) -> None:
+    assert writer.claim("a", at_once=False) is not None
+
+
+def test_a_writer_that_stops_gathers_no_longer(
+    pool: ThreadPoolExecutor, writer: ClaimWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "GATHER_SECONDS", 60.0)
+    line = pool.submit(writer.claim, "a", at_once=False)
+    wait_until(lambda: writer._waiting)
+    writer.stop()
+    assert line.result(20) is not None
 
 
 def test_two_messages_of_one_job_that_meet_are_answered_in_turn(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -12,6 +12,7 @@ from jobs.errors import LeaseLost, StoreUnavailable
 from jobs.records import AttemptRef, Cancelled, Outcome
 from jobs.states import JobState
 from tests.support.services import wait_until
+from worker import results
 from worker.results import ResultWriter, Stored
 
 
@@ -53,14 +54,50 @@ def pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(16)
 
 
-def finish(pool: ThreadPoolExecutor, writer: ResultWriter, job_id: str) -> Future[JobState]:
-    return pool.submit(writer.finish, AttemptRef(job_id, 1), Cancelled())
+def finish(pool: ThreadPoolExecutor, writer: ResultWriter, job_id: str, *, at_once: bool = True) -> Future[JobState]:
+    return pool.submit(writer.finish, AttemptRef(job_id, 1), Cancelled(), at_once=at_once)
 
 
-def started(store: Ends) -> ResultWriter:
-    writer = ResultWriter(store)
+def started(store: Ends, is_short: Callable[[], bool] = lambda: False) -> ResultWriter:
+    writer = ResultWriter(store, is_short)
     writer.start()
     return writer
+
+
+def test_lines_that_end_together_are_written_together_and_nobody_who_waits_is_held_up(
+    store: Ends, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "GATHER_SECONDS", 60.0)
+    writer = started(store)
+    lines = [finish(pool, writer, job_id, at_once=False) for job_id in "abc"]
+    wait_until(lambda: len(writer._waiting) == 3)
+    assert store.groups == []
+    pressing = finish(pool, writer, "d")
+    assert {future.result(20) for future in [*lines, pressing]} == {JobState.CANCELLED}
+    assert [sorted(group) for group in store.groups] == [["a", "b", "c", "d"]]
+
+
+def test_a_writer_that_closes_gathers_no_longer(
+    store: Ends, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "GATHER_SECONDS", 60.0)
+    writer = started(store)
+    line = finish(pool, writer, "a", at_once=False)
+    wait_until(lambda: writer._waiting)
+    assert writer.close(20) == 0
+    assert line.result(20) is JobState.CANCELLED
+
+
+def test_no_end_waits_for_others_while_a_slot_stands_empty(
+    store: Ends, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "GATHER_SECONDS", 60.0)
+    writer = started(store, is_short=lambda: True)
+    assert finish(pool, writer, "a", at_once=False).result(20) is JobState.CANCELLED
+
+
+def test_a_line_without_others_is_written_soon(store: Ends, pool: ThreadPoolExecutor) -> None:
+    assert finish(pool, started(store), "a", at_once=False).result(20) is JobState.CANCELLED
 
 
 def test_the_first_waits_for_nothing_and_the_rest_go_together(store: Ends, pool: ThreadPoolExecutor) -> None:
