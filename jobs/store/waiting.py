@@ -52,7 +52,8 @@ def _in_own_queue(scope: Scope, job: Job) -> int:
     same = Job.priority == job.priority
     if job.published_at is not None:
         return _count(scope, _SENT, same, _before((Job.published_at, Job.id), job))
-    return _count(scope, _SENT, same) + _ahead_in_lane(scope, job)
+    # Its own message may have gone out since the job was read: it does not go before itself.
+    return _count(scope, _SENT, same, Job.id != job.id) + _ahead_in_lane(scope, job)
 
 
 def _ahead_in_lane(scope: Scope, job: Job) -> int:

@@ -38,6 +38,15 @@ def test_interactive_jobs_stand_in_the_order_in_which_they_were_sent(store: Stor
     assert [position(store, job_id) for job_id in ids] == [1, 2, 0, 3]
 
 
+@pytest.mark.parametrize("priority", list(Priority))
+def test_a_job_whose_message_goes_out_while_its_place_is_looked_for_does_not_go_before_itself(
+    store: Store, priority: Priority
+) -> None:
+    job = store.get(submit_one(store, priority=priority))
+    store.mark_published([job.id])
+    assert store.queue_position(job) == 0
+
+
 def test_lines_of_one_batch_stand_in_the_order_of_their_prefixes(store: Store) -> None:
     made = store.submit([make_line() for _ in range(6)], new_batch=True)
     with store.engine.begin() as connection:
