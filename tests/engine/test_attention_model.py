@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ops.demo_model.random_weights import SHAPES, write_random_model
 from worker.engine import attention
-from worker.engine.model import Model, ModelOptions, Piece, TileRow
+from worker.engine.model import Model, ModelLoadError, ModelOptions, Piece, TileRow
 
 Whose = Literal["penstock", "llama.cpp", "none"]
 STEPS = 8
@@ -69,3 +71,34 @@ def test_whose_attention_it_is_decides_the_bits_and_is_part_of_the_recipe(
         recipes.append(model.recipe["devices"])
         model.close()
     assert [any(device.startswith(f"{attention.DEVICE}: ") for device in each) for each in recipes] == [True, False]
+
+
+@pytest.fixture
+def odd_model_path(tmp_path: Path) -> Path:
+    """With heads of eight numbers, which our attention does not do."""
+    path = tmp_path / "odd.gguf"
+    write_random_model(path, replace(SHAPES["tiny"], num_heads=32), context_tokens=256)
+    return path
+
+
+def test_a_model_that_our_attention_does_not_do_has_llama_cpps_and_says_so(odd_model_path: Path) -> None:
+    try:
+        model = Model.load(odd_model_path, ModelOptions(slots=1, context_tokens=256))
+        assert model.attention == "llama.cpp: this model's attention is of a kind that it does not do"
+        assert not any(device.startswith(attention.DEVICE) for device in model.recipe["devices"])
+        assert not model.cuts_are_free
+        model.prefill([Piece(0, 0, [300, 301], 16)])
+        assert np.isfinite(model.decode_lone(0, 302, 2).logits).all()
+        model.close()
+        with pytest.raises(ModelLoadError, match="of a kind that it does not do") as refused:
+            Model.load(odd_model_path, ModelOptions(slots=1, context_tokens=256, attention="penstock"))
+        assert refused.value.code == "attention_unavailable"
+    finally:
+        attention.use("auto")
+
+
+def test_the_next_model_has_ours_again(odd_model_path: Path, demo_model_path: Path) -> None:
+    for path, whose in ((odd_model_path, "llama.cpp"), (demo_model_path, attention.DEVICE)):
+        model = Model.load(path, ModelOptions(slots=1, context_tokens=256))
+        assert model.attention.startswith(whose)
+        model.close()

@@ -78,6 +78,21 @@ def is_used() -> bool:
     return _loaded is not None and bool(_loaded.penstock_attention_is_on())
 
 
+def has_declined() -> bool:
+    """Whether a model whose context was made since `use` has attention that ours does not do: heads of more than 256
+    numbers or of no whole 16, a cap on scores, sinks. llama.cpp does it then, and nobody can tell the two apart."""
+    return _loaded is not None and bool(_loaded.penstock_attention_has_declined())
+
+
+def step_back(choice: Choice) -> str:
+    """Leave all of such a model to llama.cpp: with ours for some layers its recipe would be one that nobody named.
+    Returns whose it is, as `use` does. Raises AttentionUnavailable for `penstock`."""
+    reason = "this model's attention is of a kind that it does not do"
+    if choice == "penstock":
+        raise AttentionUnavailable(reason)
+    return f"{use('llama.cpp')}: {reason}"
+
+
 def level_here() -> str:
     """The best of what is built for that this processor has. Raises AttentionUnavailable."""
     if not _is_for_this_machine():

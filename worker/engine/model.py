@@ -166,10 +166,15 @@ class Model:
 
     @classmethod
     def _in_context(cls, handle: Any, options: ModelOptions, vocabulary: Vocabulary, path: Path, whose: str) -> Model:
-        context = llama_cpp.llama_init_from_model(handle, _context_params(options, vocabulary))
-        if not context:
+        try:
+            context = _new_context(handle, options, vocabulary, path)
+            if attention.has_declined():
+                llama_cpp.llama_free(context)
+                whose = _attention(options, attention.step_back)
+                context = _new_context(handle, options, vocabulary, path)
+        except ModelLoadError:
             llama_cpp.llama_model_free(handle)
-            raise ModelLoadError("out_of_memory", f"no room for the KV cells of {path.name}{_reasons()}")
+            raise
         model = cls(handle, context, options, vocabulary, path)
         model.attention = whose
         return model
@@ -376,11 +381,11 @@ class _StepBatch:
         llama_cpp.llama_batch_free(self.handle)
 
 
-def _attention(options: ModelOptions) -> str:
+def _attention(options: ModelOptions, decide: Callable[[attention.Choice], str] = attention.use) -> str:
     """Ours does half floats in the processor's memory; what else is asked for is llama.cpp's."""
     ours = options.gpu_layers == 0 and options.flash_attention and options.kv_type == "f16"
     try:
-        return attention.use(options.attention if ours else "llama.cpp")
+        return decide(options.attention if ours else "llama.cpp")
     except attention.AttentionUnavailable as error:
         raise ModelLoadError("attention_unavailable", f"Penstock's own attention cannot be had: {error}") from error
 
@@ -409,6 +414,13 @@ def _load_weights(path: Path, options: ModelOptions, on_progress: Callable[[floa
     callback = llama_cpp.llama_progress_callback(report)
     params.progress_callback = callback
     return llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+
+
+def _new_context(handle: Any, options: ModelOptions, vocabulary: Vocabulary, path: Path) -> Any:
+    context = llama_cpp.llama_init_from_model(handle, _context_params(options, vocabulary))
+    if not context:
+        raise ModelLoadError("out_of_memory", f"no room for the KV cells of {path.name}{_reasons()}")
+    return context
 
 
 def _context_params(options: ModelOptions, vocabulary: Vocabulary) -> Any:

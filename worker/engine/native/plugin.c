@@ -73,6 +73,7 @@ struct ggml_backend_reg {
 static const char NAME[] = "penstock";
 static const char BUILD[] = "attention/1 " PENSTOCK_LEVEL ", compiler " __VERSION__;
 static atomic_int is_on = 1; /* one thread loads a model while another plans a step */
+static atomic_int has_declined = 0;
 static struct ggml_backend_device device;
 static struct ggml_backend_reg registry;
 
@@ -109,15 +110,21 @@ static bool takes_mask(const struct ggml_tensor *mask, const struct ggml_tensor 
 }
 
 /* Attention as a plain model of today has it: half floats in the cache, no slopes, no cap, no sinks. */
-static bool supports(ggml_backend_dev_t dev, const struct ggml_tensor *op) {
-    (void)dev;
-    if (!is_on || op->op != GGML_OP_FLASH_ATTN_EXT) return false;
+static bool is_plain(const struct ggml_tensor *op) {
     const struct ggml_tensor *q = op->src[0], *k = op->src[1], *v = op->src[2], *mask = op->src[3];
     return fits(q, GGML_TYPE_F32) && fits(k, GGML_TYPE_F16) && fits(v, GGML_TYPE_F16) && fits(op, GGML_TYPE_F32) &&
            (mask == NULL || takes_mask(mask, q, k)) && op->src[4] == NULL && float_param(op, 1) == 0 &&
            float_param(op, 2) == 0 && attention_fits((int)q->ne[0]) && k->ne[0] == q->ne[0] && v->ne[0] == q->ne[0] &&
            v->ne[1] == k->ne[1] && v->ne[2] == k->ne[2] && k->ne[3] == q->ne[3] && v->ne[3] == q->ne[3] &&
            q->ne[2] % k->ne[2] == 0 && q->ne[3] <= MOST_STREAMS;
+}
+
+static bool supports(ggml_backend_dev_t dev, const struct ggml_tensor *op) {
+    (void)dev;
+    if (!is_on || op->op != GGML_OP_FLASH_ATTN_EXT) return false;
+    if (is_plain(op)) return true;
+    has_declined = 1;
+    return false;
 }
 
 static enum ggml_status compute(ggml_backend_t backend, struct ggml_cgraph *graph) {
@@ -206,8 +213,14 @@ static void *address_of(ggml_backend_reg_t reg, const char *name) {
 #define SHARED __attribute__((visibility("default")))
 
 /* Whether graphs planned from now on have this attention. */
-SHARED void penstock_attention_switch(int on) { is_on = on; }
+SHARED void penstock_attention_switch(int on) {
+    has_declined = 0;
+    is_on = on;
+}
 SHARED int penstock_attention_is_on(void) { return is_on; }
+
+/* Whether some attention of a graph planned since the switch was left to others. */
+SHARED int penstock_attention_has_declined(void) { return has_declined; }
 SHARED const char *penstock_attention_build(void) { return BUILD; }
 
 /* Asked by feature, for not all compilers know the levels' names here. F16C, LZCNT and MOVBE, which some do not know
