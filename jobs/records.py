@@ -59,6 +59,7 @@ class ClaimedJob:
     seconds_queued: float
     row_class: str | None = None
     """The row class it has to run in; none: the worker chooses."""
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)

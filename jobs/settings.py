@@ -167,6 +167,11 @@ class Settings(BaseSettings):
         default=512,
         description="Memory for cells outside the slots: shared beginnings of prompts, and paused sequences. 0: off.",
     )
+    prefix_sharing: Literal["owner", "everyone"] = Field(
+        default="owner",
+        description="Whose jobs share the beginnings of their prompts, which are computed once. With `everyone` a "
+        "caller can find out by the time to the first token whether another's prompt began alike.",
+    )
     reserve_slots: Annotated[int, Field(ge=0)] = Field(
         default=2, description="Lanes beside the slots, for interactive jobs: each is decoded by itself, at full speed."
     )

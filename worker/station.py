@@ -186,6 +186,7 @@ class Station:
             company=self._company,
             on_engine_failure=self._engine_failed,
             meter=JobMeter(self.registry),
+            owners_share=settings.prefix_sharing == "everyone",
         )
         self._expose()
 

@@ -112,6 +112,8 @@ class Desk:
     company: Company = field(default_factory=Company)
     on_engine_failure: Callable[[], None] = field(default=lambda: None)
     meter: JobMeter = field(default_factory=JobMeter)
+    owners_share: bool = False
+    """Whether jobs of different owners share the beginnings of their prompts."""
 
 
 def run_job(job_id: str, desk: Desk, *, at_once: bool = True) -> str:
@@ -202,7 +204,8 @@ def _attempt(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
 def _answer(job: ClaimedJob, lease: Lease, desk: Desk) -> Outcome:
     """From the store where the caller allows it and the same is there; else from the engine."""
     before = _told_before(job, desk)
-    request = build_request(job, desk.vocabulary, desk.proofs, before)
+    realm = "" if desk.owners_share else job.owner
+    request = build_request(job, desk.vocabulary, desk.proofs, before, realm=realm)
     known = kept(desk.store, job, request, knobs=_knobs(job), recipe=desk.recipe, proofs=desk.proofs)
     desk.broadcaster.open(
         request.id,
@@ -290,8 +293,10 @@ def _store(ref: AttemptRef, outcome: Outcome, desk: Desk, *, at_once: bool) -> J
         return desk.results.finish(ref, refused)
 
 
-def build_request(job: ClaimedJob, vocabulary: Encodes, proofs: Proofs, before: Snapshot | None = None) -> Request:
-    """The engine's request for a job. `before`: what an earlier attempt had told.
+def build_request(
+    job: ClaimedJob, vocabulary: Encodes, proofs: Proofs, before: Snapshot | None = None, *, realm: str = ""
+) -> Request:
+    """The engine's request for a job. `before`: what an earlier attempt had told; `realm`: `Request.realm`.
 
     A job that is to be exact is generated again, as it was; any other goes on behind what readers have already.
     Raises ValueError, with the field's name, for what it cannot run.
@@ -313,6 +318,7 @@ def build_request(job: ClaimedJob, vocabulary: Encodes, proofs: Proofs, before: 
         interactive=job.priority == Priority.INTERACTIVE,
         exact=knobs.exact is not False,
         taken_over=_taken_over(job, knobs, before),
+        realm=realm,
     )
 
 

@@ -52,6 +52,7 @@ _CLAIM = (
         Job.created_at,
         Job.available_at,
         Job.row_class,
+        Job.owner,
     )
     .execution_options(synchronize_session=False)
 )
@@ -105,6 +106,7 @@ def _claimed(scope: Scope, row: AnyRow) -> ClaimedJob:
         created_at=row.created_at,
         seconds_queued=max(0.0, (scope.now - row.available_at).total_seconds()),
         row_class=row.row_class,
+        owner=row.owner,
     )
 
 

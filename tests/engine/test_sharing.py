@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,26 @@ def test_a_beginning_that_comes_again_later_is_kept_from_the_second_time_on(mode
             ended(engine.submit(with_system(key)))
             reused.append(engine.stats().details["num_reused_tokens"])
     assert reused == [0, 0, common, 2 * common]
+
+
+def test_a_beginning_is_nobodys_but_its_realms(running: Running) -> None:
+    """Neither what is kept nor what runs just now; and where nothing is shared no token is another."""
+    ones, others = ([replace(with_system(key), realm=realm) for key in range(3)] for realm in ("one", "other"))
+    alone = [run_all(running, [each], spare_cell_bytes=0)[0].token_ids for each in ones]
+    reused = []
+    with running() as engine:
+        for requests in (ones, others[:1], [*ones[:1], *others[1:2]], others[2:]):
+            done = [ended(generation) for generation in [engine.submit(each) for each in requests]]
+            reused.append(engine.stats().details["num_reused_tokens"])
+            if requests is ones:
+                assert [completion.token_ids for completion in done] == alone
+    assert reused[0] > 0
+    assert reused[1] == reused[0], "the other realm begins with nothing"
+    assert reused[2] > reused[1]
+    with running() as engine:
+        for generation in [engine.submit(each) for each in (ones[0], others[0])]:
+            ended(generation)
+        assert engine.stats().details["num_reused_tokens"] == 0
 
 
 def test_an_interactive_request_does_not_wait_behind_others_for_its_beginning(running: Running) -> None:

@@ -348,6 +348,16 @@ def test_every_parameter_reaches_the_engine() -> None:
     assert request.interactive is False
 
 
+@pytest.mark.parametrize(("owners_share", "realm"), [(False, "ada"), (True, "")])
+def test_beginnings_are_an_owners_unless_everyone_shares(room: Room, owners_share: bool, realm: str) -> None:
+    realms: set[str] = set()
+    step = room.engine.step
+    room.engine.step = lambda: (realms.update(each.request.realm for each, _ in room.engine.live), step())  # type: ignore[method-assign,assign,return-value]
+    room.desk.owners_share = owners_share
+    room.run(replace(claimed("a"), owner="ada"))
+    assert realms == {realm}
+
+
 def test_logprobs_are_stored_with_exact_bytes(room: Room) -> None:
     request = build_request(claimed("a"), StandInVocabulary(), PROVEN)
     live = room.engine.submit(request)

@@ -61,6 +61,9 @@ class Request:
     exact: bool = True
     """Whether its bits must depend on itself alone. Where the machine has not proven that for prompts prefilled
     together, an exact one is prefilled by itself; others are not."""
+    realm: str = ""
+    """Beginnings of prompts are shared with the same one only: how soon a prompt is prefilled tells whether another had
+    its beginning."""
 
     @property
     def prefix_ids(self) -> tuple[int, ...]:

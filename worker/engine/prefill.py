@@ -58,7 +58,7 @@ class Prefiller:
         sequence.isolated = exact_alone or self._model.blocks_are_exact
         # The last token is never taken over: somebody must decode it for its logits.
         tokens = sequence.prefix_ids[:-1]
-        sequence.keys = block_keys(tokens, sequence.block, b"" if sequence.joins else b"alone") if self._shares else ()
+        sequence.keys = block_keys(tokens, sequence.block, _realm(sequence)) if self._shares else ()
         sequence.num_known_blocks = self._store.note(sequence.keys)
         self._store.counts.num_prompt_tokens += len(tokens) + 1
 
@@ -226,6 +226,11 @@ class Prefiller:
 
 def _num_left(sequence: Running) -> int:
     return sequence.prefill_end - sequence.position
+
+
+def _realm(sequence: Running) -> bytes:
+    """Cells that were prefilled alone are another realm's than those that were not."""
+    return f"{'together' if sequence.joins else 'alone'} {sequence.request.realm}".encode()
 
 
 def _piece(sequence: Running, rows: int) -> Piece:

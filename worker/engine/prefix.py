@@ -23,7 +23,7 @@ _NUM_REMEMBERED = 1 << 18
 def block_keys(tokens: Sequence[int], block_tokens: int, realm: bytes = b"") -> tuple[Key, ...]:
     """The keys of the whole blocks of `tokens`, in order. Blocks of different realms are never the same."""
     keys = []
-    key = realm
+    key = hashlib.blake2b(realm, digest_size=16).digest()
     for start in range(0, len(tokens) // block_tokens * block_tokens, block_tokens):
         block = array("i", tokens[start : start + block_tokens]).tobytes()
         key = hashlib.blake2b(key + block, digest_size=16).digest()
