@@ -7,6 +7,7 @@ import json
 from jobs.records import Cancelled
 from tests.api.batch_stage import chat_line, created, office
 from tests.api.stage import Api, claim, run_to_end
+from tests.support.services import wait_until
 
 TEXT = "Skates carve the ice"
 
@@ -60,7 +61,7 @@ def test_the_text_that_readers_missed_goes_from_redis_too(api: Api) -> None:
     api.client.post(f"/v1/jobs/{job_id}/cancel")
     api.store.finish(ref, Cancelled())
     api.client.delete(f"/v1/jobs/{job_id}")
-    assert [key for key in api.redis.keys("penstock:job:*") if job_id.encode() in key] == []
+    wait_until(lambda: not [key for key in api.redis.keys("penstock:job:*") if job_id.encode() in key])
 
 
 def test_a_page_can_be_deleted_and_the_next_one_asked_for(api: Api) -> None:
