@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -130,6 +131,19 @@ def test_an_interactive_request_does_not_wait_behind_others_for_its_beginning(ru
         shared = ended(engine.submit(mine))
     alone = run_all(running, [mine])[0]
     assert shared.token_ids == alone.token_ids
+
+
+def test_what_has_come_is_remembered_and_takes_no_more_room_for_it() -> None:
+    store = PrefixStore(1)
+    tracemalloc.start()
+    try:
+        for key in range(2000):
+            assert store.note(block_keys(tokens(key, 640), 16)) == 0
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 2**20
+    assert store.note(block_keys(tokens(1999, 320) + tokens(5, 320), 16)) == 20
 
 
 def test_the_store_never_holds_more_than_it_may(model: Model) -> None:

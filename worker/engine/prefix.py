@@ -17,7 +17,7 @@ from worker.engine.cells import Block, Bytes, Layout, UnknownLayout, cut, join
 
 Key = bytes
 _NUM_REMEMBERED = 1 << 18
-"""Keys whose coming is remembered: a block is worth keeping when its key comes a second time."""
+"""Places to remember keys that came: a block is worth keeping when its key comes a second time. Two megabytes."""
 
 
 def block_keys(tokens: Sequence[int], block_tokens: int, realm: bytes = b"") -> tuple[Key, ...]:
@@ -29,6 +29,21 @@ def block_keys(tokens: Sequence[int], block_tokens: int, realm: bytes = b"") -> 
         key = hashlib.blake2b(key + block, digest_size=16).digest()
         keys.append(key)
     return tuple(keys)
+
+
+class _Remembered:
+    """Which keys came lately, in a space that is the same from the start: a key has one place, and the next key of
+    that place takes it. What is forgotten so is kept one coming later, no more."""
+
+    def __init__(self) -> None:
+        self._places = array("Q", bytes(8 * _NUM_REMEMBERED))
+
+    def add(self, key: Key) -> bool:
+        """Whether it had come before."""
+        place, rest = int.from_bytes(key[:8]) % len(self._places), int.from_bytes(key[8:])
+        known = self._places[place] == rest
+        self._places[place] = rest
+        return known
 
 
 @dataclass(slots=True)
@@ -52,22 +67,15 @@ class PrefixStore:
         self._blocks: OrderedDict[Key, Block] = OrderedDict()
         self._layout: Layout | None = None
         self._joined: tuple[Key, Bytes] | None = None
-        self._seen: OrderedDict[Key, None] = OrderedDict()
+        self._remembered = _Remembered()
 
     def __len__(self) -> int:
         return len(self._blocks)
 
     def note(self, keys: Sequence[Key]) -> int:
         """A prompt with these blocks has come. Returns how many of them, from the first, had come before."""
-        before = 0
-        for number, key in enumerate(keys):
-            if key in self._seen and before == number:
-                before += 1
-            self._seen[key] = None
-            self._seen.move_to_end(key)
-        while len(self._seen) > _NUM_REMEMBERED:
-            self._seen.popitem(last=False)
-        return before
+        known = [self._remembered.add(key) for key in keys]
+        return (*known, False).index(False)
 
     def num_kept(self, keys: Sequence[Key]) -> int:
         """How many of these blocks, from the first, are here."""
