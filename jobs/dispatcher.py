@@ -15,6 +15,7 @@ culprit's attempts are ever spent by it. See `ops/decisions/0006-the-last-attemp
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -54,6 +55,7 @@ MAX_WAIT_SECONDS = 1.0
 IDLE_SECONDS = 1.5
 """The same while no job waits at all."""
 MIN_REST_SECONDS = 0.02
+PACE_SECONDS = 1.0
 EXIT_SETTINGS = 2
 MANY_SWEPT = 500
 """A sweep that moved so many jobs may have left some: what it does in one round is bounded."""
@@ -79,14 +81,28 @@ class Round:
     seconds: float = 0.0
 
 
-def rest_seconds(done: Round, interval_seconds: float, since_seconds: float) -> float:
-    """How long to wait for a ring before the next round. `since_seconds`: from the last round's end to this one's.
+class Pace:
+    """Lines a second that workers take, as far as refills of the window tell: about the last second's."""
+
+    def __init__(self) -> None:
+        self.per_second = 0.0
+
+    def note(self, num_lines: int, seconds: float) -> None:
+        """So many took the places of others, so long after the last look."""
+        if seconds > 0:
+            weight = 1 - math.exp(-seconds / PACE_SECONDS)
+            self.per_second += weight * (num_lines / seconds - self.per_second)
+
+
+def rest_seconds(done: Round, interval_seconds: float, lines_per_second: float) -> float:
+    """How long to wait for a ring before the next round. `lines_per_second`: at which the window is used up.
 
     At most the interval, or twice that (up to a second) where nothing was found to do, or three times that where no job
     waits: each round takes a core from the engine for a moment, and what cannot wait rings. No longer than until the
     next lease or deadline. At once where more interactive jobs may wait, or more than half the window had been used up:
     lines are short then. Half as long as the round took where the sweep found much: there may be more, and the other
-    writers of a SQLite get their turns. Else until about half the window should be used up, going by how much was.
+    writers of a SQLite get their turns. While lines wait, no longer than until about half the window should be used up:
+    also after a round that found it full, for nobody rings when it is not.
     """
     drained = 2 * len(done.published.batch) > done.published.window > 0
     if done.refilled or drained or len(done.published.interactive) > 0:
@@ -99,8 +115,7 @@ def rest_seconds(done: Round, interval_seconds: float, since_seconds: float) -> 
             rest = min(rest, done.swept.seconds_to_next + MIN_REST_SECONDS)
     if done.swept.num_moved >= MANY_SWEPT:
         rest = min(rest, done.seconds / 2)
-    if done.published.batch and since_seconds > 0:
-        lines_per_second = len(done.published.batch) / since_seconds
+    if (done.published.batch or done.published.waits) and done.published.window and lines_per_second > 0:
         rest = min(rest, max(MIN_REST_SECONDS, done.published.window / 2 / lines_per_second))
     return rest
 
@@ -261,7 +276,7 @@ class Dispatcher:
         bell = Bell(self._redis)
         outage = Outage()
         interval = self._settings.dispatch_interval_seconds
-        ended_at = self._monotonic()
+        ended_at, pace = self._monotonic(), Pace()
         while not stop.is_set():
             try:
                 done = self.step()
@@ -272,7 +287,8 @@ class Dispatcher:
                 outage.over()
                 self._on_round(done)
                 now = self._monotonic()
-                wait_seconds = rest_seconds(done, interval, now - ended_at)
+                pace.note(len(done.published.batch), now - ended_at)
+                wait_seconds = rest_seconds(done, interval, pace.per_second)
                 ended_at = now
             if wait_seconds > 0:
                 bell.wait(wait_seconds, stop)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from redis import Redis
 
 from jobs.database import open_engine
-from jobs.dispatcher import OFFICE, RETURN_SECONDS, Dispatcher, Round, rest_seconds
+from jobs.dispatcher import OFFICE, RETURN_SECONDS, Dispatcher, Pace, Round, rest_seconds
 from jobs.errors import QueueUnavailable, StoreUnavailable
 from jobs.events import SENTINEL_KEY, EventWriter, job_of, open_redis
 from jobs.queue import Publisher, make_app
@@ -290,7 +291,7 @@ def round_of(num_lines: int = 0, *, num_swept: int = 0, seconds: float = 0.01, *
     ],
 )
 def test_the_next_round_comes_as_soon_as_it_is_needed(done: Round, rest: float) -> None:
-    assert rest_seconds(done, 0.25, 0.25) == pytest.approx(rest)
+    assert rest_seconds(done, 0.25, 80.0) == pytest.approx(rest)
 
 
 @pytest.mark.parametrize(
@@ -300,12 +301,28 @@ def test_the_next_round_comes_as_soon_as_it_is_needed(done: Round, rest: float) 
 def test_an_idle_dispatcher_rests_for_a_bounded_time_unless_it_was_told_to_rest_longer(
     waits: bool, interval: float, rest: float
 ) -> None:
-    assert rest_seconds(round_of(waits=waits), interval, 0.25) == pytest.approx(rest)
+    assert rest_seconds(round_of(waits=waits), interval, 0.0) == pytest.approx(rest)
 
 
-def test_a_window_that_is_used_up_quickly_is_looked_at_before_its_time() -> None:
-    assert rest_seconds(round_of(100), 0.25, 0.1) == pytest.approx(0.128)  # at 1,000 a second
-    assert rest_seconds(round_of(100), 0.25, 0.001) == pytest.approx(0.02)
+@pytest.mark.parametrize("num_lines", [0, 100])
+def test_a_window_that_is_used_up_quickly_is_looked_at_before_its_time(num_lines: int) -> None:
+    """Also when a look found it full."""
+    assert rest_seconds(round_of(num_lines), 0.25, 1000.0) == pytest.approx(0.128)
+    assert rest_seconds(round_of(num_lines), 0.25, 100_000.0) == pytest.approx(0.02)
+
+
+def test_a_window_that_nobody_waits_for_is_not_looked_at_before_its_time() -> None:
+    assert rest_seconds(round_of(waits=False), 0.25, 1000.0) == pytest.approx(0.75)
+
+
+def test_the_pace_is_that_of_the_last_second_whatever_the_rounds() -> None:
+    pace = Pace()
+    for number in range(400):
+        pace.note(250 if number % 2 else 5, 0.25 if number % 2 else 0.005)  # a refill, and a look at once after it
+        pace.note(0, 0.0)
+    assert pace.per_second == pytest.approx(1000, rel=0.05)
+    pace.note(0, 3.0)
+    assert pace.per_second < 100
 
 
 def unavailable(*_: object) -> bool:
@@ -355,6 +372,44 @@ def test_while_lines_are_short_it_does_not_wait_between_rounds(store: Store, red
     stop.set()
     EventWriter(redis).wake_dispatcher()
     thread.join(timeout=10)
+    assert not thread.is_alive()
+
+
+class LateLines(InstantLines):
+    """A queue whose jobs end once the dispatcher has found its window full."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.found_full = threading.Event()
+        self._workers = ThreadPoolExecutor(1)
+
+    def publish(self, job_ids: list[str], priority: Priority) -> None:
+        self.found_full.clear()
+        self._workers.submit(lambda: (self.found_full.wait(20), InstantLines.publish(self, job_ids, priority)))
+
+    def note(self, done: Round) -> None:
+        if done.published.waits and not done.published.batch:
+            self.found_full.set()
+
+    def close(self) -> None:
+        self.found_full.set()
+        self._workers.shutdown()
+
+
+def test_a_window_found_full_is_looked_at_again_before_it_runs_dry(store: Store, redis: Redis, redis_url: str) -> None:
+    """It was left alone for the longest pause between two rounds, twice over: 256 lines a second at most."""
+    settings = make_settings(redis_url=redis_url, dispatch_window=8, dispatch_interval_seconds=3600.0)
+    store.settings = settings
+    made = store.submit([make_line() for _ in range(24)], new_batch=True)
+    lines = LateLines(store)
+    thread, stop = run_in_thread(Dispatcher(store, lines, redis, settings, on_round=lines.note))
+    try:
+        wait_until(lambda: store.get_batch(str(made.batch_id))[0].num_succeeded >= 16, 30)
+    finally:
+        lines.close()
+        stop.set()
+        EventWriter(redis).wake_dispatcher()
+        thread.join(timeout=10)
     assert not thread.is_alive()
 
 
