@@ -13,6 +13,7 @@ from api.binding import UnsafeBinding, check_binding
 from api.server import Server
 from jobs.logs import configure_logs
 from jobs.settings import Settings
+from jobs.standing import stand
 from jobs.tracing import TracingUnavailable, start_tracing
 
 EXIT_SETTINGS = 2
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         stop_tracing = start_tracing(settings, "api")
     except TracingUnavailable as error:
         return _complain(str(error))
-    server = Server(settings)
+    server = Server(settings, on_started=stand)
     server.run()
     stop_tracing()
     return 0 if server.started else EXIT_STARTUP

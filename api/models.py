@@ -22,6 +22,8 @@ from jobs.tables import Model, Worker
 from worker.engine.vocabulary import Vocabulary
 
 FRESH_SECONDS = 2.0
+LOCAL_SECONDS = 0.2
+"""For so long a local file is believed that no worker has announced yet."""
 ALIVE_SECONDS = 30.0
 """A worker that was heard of within so long lives."""
 DEMO_FILE = Path(__file__).resolve().parent.parent / "ops" / "demo_model" / "phi-3-demo.gguf"
@@ -68,22 +70,24 @@ class Catalog:
         """The served model. Raises ModelUnknown, StoreUnavailable."""
         with self._lock:
             if self._served is None or self._clock() >= self._served_until:
-                self._served = self._look()
-                self._served_until = self._clock() + FRESH_SECONDS
+                self._served, fresh_seconds = self._look()
+                self._served_until = self._clock() + fresh_seconds
             return self._served
 
-    def _look(self) -> ServedModel:
+    def _look(self) -> tuple[ServedModel, float]:
+        """The model, and for how long it need not be looked for again."""
         try:
             row = self._store.model(self.name)
         except ModelUnknown:
-            return self._local()
-        return ServedModel(
+            return self._local(), LOCAL_SECONDS
+        announced = ServedModel(
             self.name,
             row.context_tokens,
             _announced_vocabulary(row.vocabulary),
             exact=_any(proven_classes(row, self._store.list_workers(ALIVE_SECONDS))),
             version=row.sha256,
         )
+        return announced, FRESH_SECONDS
 
     def _local(self) -> ServedModel:
         path = local_file(self._settings.model)

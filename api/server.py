@@ -6,7 +6,7 @@ import contextlib
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import structlog
 import uvicorn
@@ -24,9 +24,12 @@ DRAIN_SECONDS = 10
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with streams that are told when the server stops, and a clean exit status for it."""
+    """uvicorn, with streams that are told when the server stops, and a clean exit status for it.
 
-    def __init__(self, settings: Settings) -> None:
+    `on_started` is called as soon as it listens."""
+
+    def __init__(self, settings: Settings, on_started: Callable[[], None] = lambda: None) -> None:
+        self.on_started = on_started
         self.app: FastAPI = create_app(settings)
         super().__init__(
             uvicorn.Config(
@@ -45,6 +48,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            self.on_started()
             log.info("listening", url=self.url)
 
     @property

@@ -41,6 +41,7 @@ from jobs.queue import Publisher, make_app
 from jobs.records import Publishable, SweepReport
 from jobs.settings import Settings
 from jobs.signals import stop_at_signals
+from jobs.standing import stand
 from jobs.states import JobState, Priority
 from jobs.store import Store
 from jobs.store.progress import SAMPLE_SECONDS
@@ -327,7 +328,9 @@ def _run(settings: Settings) -> int:
     beside = clerk.start(store, redis, settings, stop)
     deliveries = courier.start(store, settings, stop)
     publisher = Publisher(make_app(settings), store.traces_of)
-    Dispatcher(store, publisher, redis, settings, on_round=RoundMeter(registry).note).run(stop)
+    dispatcher = Dispatcher(store, publisher, redis, settings, on_round=RoundMeter(registry).note)
+    stand()
+    dispatcher.run(stop)
     if beside is not None:
         beside.join(clerk.STOP_SECONDS)
     deliveries.join(courier.STOP_SECONDS + courier.OUTAGE_SECONDS)

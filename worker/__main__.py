@@ -14,6 +14,7 @@ from celery.platforms import SecurityWarning
 from jobs.logs import configure_logs
 from jobs.metrics.serving import UnsafeMetrics, serve_metrics
 from jobs.settings import Settings
+from jobs.standing import stand
 from jobs.tracing import TracingUnavailable, start_tracing
 from worker.app import make_worker_app
 from worker.station import QUEUES, Station, concurrency
@@ -67,10 +68,15 @@ def _set_logs_up(settings: Settings) -> None:
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     signals.setup_logging.connect(_nothing_to_do, weak=False)
+    signals.worker_ready.connect(_stand, weak=False)
 
 
 def _nothing_to_do(**_: object) -> None:
     pass
+
+
+def _stand(**_: object) -> None:
+    stand()
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from jobs.binding import is_loopback
 from jobs.logs import configure_logs
 from jobs.queue import make_app
 from jobs.settings import Settings
+from jobs.standing import stand
 from ops.flower.pages import HANDLERS, Templates
 
 log = structlog.get_logger("penstock.flower")
@@ -100,6 +101,7 @@ def main() -> int:
     except OSError as error:
         return _complain(f"cannot listen on {settings.flower_host} ({error.strerror}).", EXIT_STARTUP)
     log.info("listening", host=settings.flower_host, port=port, guarded=bool(options.basic_auth))
+    stand()
     _run(app)
     return 0
 

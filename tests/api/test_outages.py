@@ -11,10 +11,10 @@ import pytest
 
 from api import models
 from api.announcing import Announcer
-from api.models import local_file
+from api.models import Catalog, local_file
 from jobs.errors import QueueUnavailable
 from jobs.store import Store
-from tests.api.stage import CONTEXT_TOKENS, MODEL, NO_REDIS, Api
+from tests.api.stage import CONTEXT_TOKENS, MODEL, NO_REDIS, Api, Stage
 from tests.support.models import DEMO_MODEL, VOCABULARY
 from tests.support.services import wait_until
 
@@ -102,6 +102,16 @@ def test_a_model_in_a_local_file_is_known_before_a_worker_announces_it(start_api
     api = start_api(announced=False, model=str(VOCABULARY), context_tokens=64)
     assert api.client.post("/v1/jobs", json={"prompt": "x", "max_tokens": 62}).status_code == 202
     assert api.client.post("/v1/jobs", json={"prompt": "x", "max_tokens": 63}).status_code == 400
+
+
+def test_a_first_announcement_is_noticed_soon(set_stage: Callable[..., Stage], vocabulary_bytes: bytes) -> None:
+    stage = set_stage(announced=False, model=str(VOCABULARY), context_tokens=64)
+    now = [0.0]
+    catalog = Catalog(stage.store, stage.settings, clock=lambda: now[0])
+    assert catalog.served().context_tokens == 64
+    stage.store.announce_model(stage.settings.model_name, "0" * 64, 100, vocabulary_bytes)
+    now[0] += models.FRESH_SECONDS / 4
+    assert catalog.served().context_tokens == 100
 
 
 def test_the_announced_context_counts_and_not_the_settings(start_api: Callable[..., Api]) -> None:

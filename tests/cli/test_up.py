@@ -77,6 +77,32 @@ def test_a_job_succeeds_and_a_stop_leaves_no_child(tiny_model_path: Path) -> Non
         assert job["messages"][0]["content"] not in "".join(log.read_text() for log in up.home.glob("logs/*.log"))
 
 
+NOTE_AT_EXIT = """
+import atexit, gc, os, pathlib, sys
+def note():
+    script = pathlib.Path(sys.argv[0])
+    role = script.parent.name if script.stem == "__main__" else script.stem
+    (pathlib.Path(os.environ["NOTES"]) / role).write_text(str(gc.get_freeze_count()))
+atexit.register(note)
+"""
+
+
+def test_no_role_looks_again_and_again_for_garbage_in_what_it_made_at_its_start(
+    tiny_model_path: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NOTE_AT_EXIT)
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    with running("--model", str(tiny_model_path), "--slots", "2", PYTHONPATH=path, NOTES=str(notes)) as up:
+        up.wait_ready()
+        up.process.send_signal(signal.SIGTERM)
+        up.process.communicate(timeout=STOP_SECONDS)
+    set_aside = {note.name: int(note.read_text()) for note in notes.iterdir()}
+    for role in ("api", "worker", "dispatcher", "flower"):
+        assert set_aside[role] > 50_000, set_aside
+
+
 def test_a_killed_role_comes_back_and_a_killed_up_takes_all_with_it(tiny_model_path: Path) -> None:
     with running("--model", str(tiny_model_path), "--slots", "2") as up:
         up.wait_ready()
