@@ -31,6 +31,7 @@ def main(make_station: Callable[[Settings], Station] = Station) -> int:
     warnings.simplefilter("ignore", SecurityWarning)  # of root reading pickles: only JSON is accepted here
     settings = Settings()
     _set_logs_up(settings)
+    signals.worker_ready.connect(_stand, weak=False)
     app = make_worker_app(settings, make_station)
     try:
         stop_tracing = start_tracing(settings, "worker")
@@ -68,7 +69,6 @@ def _set_logs_up(settings: Settings) -> None:
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     signals.setup_logging.connect(_nothing_to_do, weak=False)
-    signals.worker_ready.connect(_stand, weak=False)
 
 
 def _nothing_to_do(**_: object) -> None:
